@@ -1,0 +1,49 @@
+"""The only reader of time. Everything else is handed a Clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the package needs to know of time, all in seconds."""
+
+    def now(self) -> float:
+        """Return seconds since the Unix epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that is never set back."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> float:
+        """Return seconds since the Unix epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that is never set back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+        time.sleep(seconds)
+
+
+def utc_text(seconds: float) -> str:
+    """Return a Unix time as ``2026-11-22 14:05:09Z``.
+
+    Out-of-range values, which a stranger's file may carry, give ``?``.
+    """
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "?"

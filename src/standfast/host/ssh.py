@@ -1,0 +1,201 @@
+"""Another machine, through the system's own ssh.
+
+The user's configuration, keys, agent and jump hosts apply, since it is their ssh
+that runs. One connection carries everything: a master process of ours holds it,
+and each command is a session on it. The master's remote end is a ``cat`` that
+lives as long as our pipe to it, so a killed standfast leaves no ssh behind.
+
+Quoting lives here and nowhere else. The remote login shell may be sh, bash, zsh,
+csh, tcsh or fish; ``quote`` uses only what all of them read the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from standfast.errors import CommandError, HostUnreachableError, UsageError
+from standfast.host.process import Process, start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from standfast.host import Result
+
+# ssh's own failures; the remote scripts of this package never end with it.
+TRANSPORT_FAILED = 255
+READY = b"standfast-ready"
+# A dead peer is noticed after 4 x 15 s; a user's configuration cannot undo it.
+KEEPALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """Where to: ``[user@]host[:port]``."""
+
+    host: str
+    user: str = ""
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        for part in (self.host, self.user):
+            if part.startswith("-") or any(c.isspace() or c < "!" for c in part):
+                raise UsageError(f"not a host or user name: {part}")
+
+    def flags(self) -> list[str]:
+        """Return ssh's arguments for this target, the host name last."""
+        port = [] if self.port is None else ["-p", str(self.port)]
+        user = ["-l", self.user] if self.user else []
+        return [*port, *user, "--", self.host]
+
+
+def quote(text: str) -> str:
+    r"""Return ``text`` as one word for sh, csh, tcsh, zsh and fish alike.
+
+    Single quotes keep everything but three characters: the quote itself, the
+    backslash (fish reads ``\\`` and ``\'`` inside quotes) and ``!`` (csh expands
+    history even there). Those three stand outside the quotes, behind a backslash,
+    which all five shells read the same way.
+
+    Raises:
+        UsageError: a line feed or NUL, which csh cannot carry in a word.
+    """
+    if any(c in text for c in "\n\r\0"):
+        raise UsageError(f"line breaks cannot be sent to a remote shell: {text!r}")
+    parts: list[str] = []
+    plain = ""
+    for char in text:
+        if char in "'\\!":
+            parts += [f"'{plain}'"] if plain else []
+            parts.append("\\" + char)
+            plain = ""
+        else:
+            plain += char
+    if plain or not parts:
+        parts.append(f"'{plain}'")
+    return "".join(parts)
+
+
+class SshHost:
+    """Commands on another machine over one shared connection."""
+
+    def __init__(self, target: SshTarget) -> None:
+        self.name = target.host
+        self._target = target
+        self._lock = threading.Lock()
+        self._master: Process | None = None
+        self._folder = ""
+        self._processes: list[Process] = []
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        ok: Sequence[int] = (0,),
+        timeout: float | None = None,
+    ) -> Result:
+        """Run a command there to its end; see Host."""
+        process = self.spawn(argv, stdin=bool(stdin))
+        if stdin:
+            with contextlib.suppress(BrokenPipeError):
+                process.write(stdin)
+        result = self.finish(process, timeout)
+        if result.code not in ok:
+            raise CommandError(f"{self.name}: {result.complaint()}")
+        return result
+
+    def spawn(
+        self, argv: Sequence[str], *, stdin: bool = False, stdin_fd: int | None = None
+    ) -> Process:
+        """Start a command there; see Host."""
+        command = "exec " + " ".join(quote(word) for word in argv)
+        with self._lock:
+            self._connect()
+            process = start(
+                [*self._ssh(), *self._target.flags(), command],
+                stdin=stdin,
+                stdin_fd=stdin_fd,
+            )
+            self._processes = [p for p in self._processes if p.alive()]
+            self._processes.append(process)
+        process.argv = tuple(argv)
+        return process
+
+    def finish(self, process: Process, timeout: float | None = None) -> Result:
+        """Wait for a spawned command.
+
+        Raises:
+            HostUnreachableError: the connection broke.
+        """
+        result = process.finish(timeout)
+        if result.code == TRANSPORT_FAILED:
+            raise HostUnreachableError(
+                f"connection to {self.name} failed: {last_line(result.stderr)}"
+            )
+        return result
+
+    def close(self) -> None:
+        """Kill what still runs and hang up."""
+        with self._lock:
+            for process in self._processes:
+                if process.alive():
+                    process.destroy()
+            self._processes.clear()
+            self._hang_up()
+
+    def _ssh(self) -> list[str]:
+        path = os.path.join(self._folder, "master")  # noqa: PTH118 - a string for ssh
+        batch = (
+            [] if sys.stdin is not None and sys.stdin.isatty() else ["-oBatchMode=yes"]
+        )
+        return [
+            "ssh", "-T", *batch, *KEEPALIVE,
+            "-o", "ControlMaster=no", "-o", f"ControlPath={path}",
+        ]  # fmt: skip
+
+    def _connect(self) -> None:
+        """Start the master unless it lives; return when it carries sessions."""
+        if self._master is not None and self._master.alive():
+            return
+        self._hang_up()
+        self._folder = tempfile.mkdtemp(prefix="standfast-")
+        script = f"echo {READY.decode()}; exec cat >/dev/null"
+        argv = self._ssh()
+        argv[argv.index("ControlMaster=no")] = "ControlMaster=yes"
+        self._master = start(
+            [*argv, *self._target.flags(), f"exec /bin/sh -c {quote(script)}"],
+            stdin=True,
+        )
+        seen = b""
+        while READY not in seen:
+            part = self._master.read()
+            if not part:
+                result = self._master.finish()
+                self._hang_up()
+                raise HostUnreachableError(
+                    f"cannot connect to {self.name}: {last_line(result.stderr)}",
+                    hint=f"does `ssh {self._target.host}` work by hand?",
+                )
+            # Login scripts may be chatty; the mark is all that counts.
+            seen = seen[-len(READY) :] + part
+
+    def _hang_up(self) -> None:
+        if self._master is not None:
+            self._master.destroy()
+            self._master = None
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a complaint, where ssh puts the reason."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,1 @@
+"""The vocabulary of ZFS: names, listings, send streams."""

@@ -1,1 +1,1 @@
-"""."""
+"""Off-site backups of ZFS snapshots in vaults that nobody has to trust."""

@@ -1,0 +1,121 @@
+"""What to do, decided from facts alone. Nothing here touches a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from standfast.backup.model import Manifest, is_archive_id
+from standfast.errors import UsageError
+from standfast.zfs.names import split_snapshot
+from standfast.zfs.streams import SnapshotFacts, check_flags, send_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from standfast.backup.model import VaultInfo
+    from standfast.backup.proof import Archive
+
+SHORTEST_PREFIX = 4
+
+
+@dataclass(frozen=True)
+class SendPlan:
+    """One archive to be made.
+
+    Attributes:
+        name: ``DATASET@SNAPSHOT``, or the name given for standard input.
+        command: the producer's arguments; empty for standard input.
+        guid: the snapshot that the stream must be of; None if any bytes will do.
+        size: about how many bytes will come; 0 when unknown.
+        why: one sentence for the log and ``--dry-run``.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    guid: int | None
+    size: int
+    why: str
+
+
+def plan_send(snapshot: SnapshotFacts, size: int, flags: Sequence[str]) -> SendPlan:
+    """Plan to send one whole snapshot.
+
+    Raises:
+        UsageError: a flag would not give one whole stream.
+    """
+    check_flags(flags)
+    return SendPlan(
+        name=snapshot.name,
+        command=tuple(send_argv(snapshot.name, flags)),
+        guid=snapshot.guid,
+        size=size,
+        why="full: this standfast sends whole snapshots",
+    )
+
+
+def plan_stdin(name: str) -> SendPlan:
+    """Plan to keep what comes on standard input.
+
+    Raises:
+        UsageError: the name is empty or holds control characters.
+    """
+    if not name or not name.isprintable():
+        raise UsageError(f"not a name for an archive: {name!r}")
+    return SendPlan(name, (), None, 0, "standard input, up to its end")
+
+
+def segment_count(size: int, info: VaultInfo) -> int:
+    """Return how many segments ``size`` bytes make."""
+    return -(-size // info.segment_size)
+
+
+def choose_archive(
+    wanted: str, archives: Sequence[Archive], manifests: Mapping[str, Manifest]
+) -> Archive:
+    """Return the archive that a person means.
+
+    Args:
+        wanted: an archive id, its beginning (4 digits or more), or a name; of
+            several archives of one name, the one sent last.
+        archives: the committed archives.
+        manifests: by archive id, as far as they could be opened.
+
+    Raises:
+        UsageError: none fits, or several do.
+    """
+    if is_archive_id(wanted) or (
+        len(wanted) >= SHORTEST_PREFIX and set(wanted) <= set("0123456789abcdef")
+    ):
+        fitting = [a for a in archives if a.id.startswith(wanted)]
+        if len(fitting) > 1:
+            raise UsageError(f"{len(fitting)} archives begin with {wanted}")
+        if fitting:
+            return fitting[0]
+    named = [a for a in archives if a.id in manifests]
+    named = [a for a in named if manifests[a.id].name == wanted]
+    if not named:
+        raise UsageError(
+            f"the vault has no archive {wanted}",
+            hint="`standfast backup list VAULT --identity FILE` shows what it has",
+        )
+    return max(named, key=_order)
+
+
+def _order(archive: Archive) -> tuple[int, int]:
+    assert archive.statement is not None
+    return archive.statement.time, archive.statement.sequence
+
+
+def check_target(target: str) -> str:
+    """Return a dataset or snapshot name to receive into.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from standfast.zfs.names import check_dataset  # noqa: PLC0415 - one use
+
+    if "@" in target:
+        split_snapshot(target)
+        return target
+    return check_dataset(target)

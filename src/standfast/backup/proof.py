@@ -1,0 +1,361 @@
+"""What signatures, listings and digests prove of a vault, without any key.
+
+Pure: facts in, findings out. Three kinds of archive come out of ``judge_archive``:
+
+``committed``  a trusted signature covers its sums
+``unfinished`` no signature, and nothing says that there ever was one: what an
+               interrupted send leaves; never a backup
+``refused``    a signature that is missing where one must be, wrong, or by a key
+               that nobody pinned; or damage to what is signed
+
+A finding is named by its object. Damage (exit status 13) and distrust (14) are told
+apart: damage is what a fault does to what a trusted key signed here, distrust is
+what anyone could have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from standfast.backup.minisign import DEFAULT_UNTRUSTED, PublicKey, Signature
+from standfast.backup.model import (
+    ARCHIVES,
+    MANIFEST_OBJECT,
+    PART_PREFIX,
+    ROOT_OBJECTS,
+    SIGNATURE,
+    SUMS,
+    archive_folder,
+    is_archive_id,
+    segment_index,
+)
+from standfast.backup.sums import Statement, parse_statement, parse_sums
+from standfast.errors import DamagedError, NotTrustedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from standfast.backup.state import Ledger, Sent
+    from standfast.backup.stores import Entry
+
+DAMAGE = "damage"
+DISTRUST = "distrust"
+LEFTOVER = "leftover"
+
+COMMITTED = "committed"
+UNFINISHED = "unfinished"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one object that a person must know.
+
+    Attributes:
+        object: its name relative to the vault.
+        grade: DAMAGE, DISTRUST or LEFTOVER (harmless, can be cleaned).
+        text: what is wrong with it.
+    """
+
+    object: str
+    grade: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose signatures count, for which vault.
+
+    Attributes:
+        vault: the id that signed statements must name.
+        keys: the pinned signing keys.
+        ledger: what this machine sent itself.
+        remembers: whether the ledger can be relied on for what is missing.
+    """
+
+    vault: str
+    keys: frozenset[PublicKey]
+    ledger: Ledger
+    remembers: bool
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One folder below ``archives/`` and what is known of it."""
+
+    id: str
+    standing: str
+    statement: Statement | None
+    signer: str
+    sums: Mapping[str, str]
+    sums_digest: str
+    sizes: Mapping[str, int]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def stored(self) -> int:
+        """Bytes of all its objects in the store."""
+        return sum(self.sizes.values())
+
+    def path(self, name: str) -> str:
+        """Return an object's name relative to the vault."""
+        return f"{archive_folder(self.id)}/{name}"
+
+
+@dataclass
+class Survey:
+    """All of a vault, as far as it can be judged from a listing and small files."""
+
+    archives: list[Archive] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def all_findings(self) -> list[Finding]:
+        """Return the vault's own findings and every archive's."""
+        return [*self.findings, *(f for a in self.archives for f in a.findings)]
+
+
+def signed_names(entries: Iterable[Entry]) -> list[str]:
+    """Return the small objects that a survey needs to read."""
+    wanted = {SUMS, SIGNATURE}
+    return [
+        e.name
+        for e in entries
+        if e.kind == "file"
+        and (e.name in wanted or e.name.rpartition("/")[2] in wanted)
+        and (e.name in wanted or _archive_of(e.name))
+    ]
+
+
+def survey(
+    entries: Iterable[Entry], small: Mapping[str, bytes], trust: Trust
+) -> Survey:
+    """Judge a vault by its listing and the small objects that were read.
+
+    Args:
+        entries: everything that lies in the vault.
+        small: contents of the sums and signatures (names relative to the vault).
+        trust: whose word counts.
+    """
+    result = Survey()
+    sizes: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        archive = _archive_of(entry.name)
+        if archive:
+            sizes.setdefault(archive, {})
+        inside = entry.name.removeprefix(f"{archive_folder(archive)}/")
+        if archive and entry.kind == "folder" and inside == archive_folder(archive):
+            continue
+        if archive and entry.kind == "file" and "/" not in inside:
+            sizes[archive][inside] = entry.size
+        else:
+            result.findings += _foreign(entry)
+    result.findings += _missing_root(entries)
+    for archive, objects in sorted(sizes.items()):
+        result.archives.append(judge_archive(archive, objects, small, trust))
+    result.findings += _vanished(sizes, trust)
+    return result
+
+
+def judge_archive(
+    archive: str, sizes: Mapping[str, int], small: Mapping[str, bytes], trust: Trust
+) -> Archive:
+    """Judge one archive by its listing, sums and signature."""
+    known = trust.ledger.sent.get(archive)
+    folder = archive_folder(archive)
+    sums_data = small.get(f"{folder}/{SUMS}")
+    signature_data = small.get(f"{folder}/{SIGNATURE}")
+
+    def verdict(
+        standing: str,
+        findings: Iterable[Finding],
+        statement: Statement | None = None,
+        signer: str = "",
+        sums: Mapping[str, str] | None = None,
+    ) -> Archive:
+        return Archive(
+            id=archive, standing=standing, statement=statement, signer=signer,
+            sums=sums or {}, sums_digest=hashlib.sha256(sums_data or b"").hexdigest(),
+            sizes=sizes, findings=tuple(findings),
+        )  # fmt: skip
+
+    if SIGNATURE not in sizes:
+        return verdict(*_without_signature(folder, sizes, known, trust))
+    try:
+        if sums_data is None or signature_data is None:
+            raise DamagedError("its sums or their signature cannot be read")
+        statement, signer = check_signature(sums_data, signature_data, trust.keys)
+        sums = parse_sums(sums_data, f"{folder}/{SUMS}")
+    except (DamagedError, NotTrustedError) as error:
+        return verdict(REFUSED, [_signature_trouble(folder, error, known)])
+    findings = [*_statement_trouble(folder, statement, archive, trust)]
+    if not findings:
+        findings += _listing_trouble(folder, sizes, sums, statement)
+    standing = COMMITTED if not _spoils(findings) else REFUSED
+    return verdict(standing, findings, statement, signer, sums)
+
+
+def check_signature(
+    sums: bytes, signature_file: bytes, keys: frozenset[PublicKey]
+) -> tuple[Statement, str]:
+    """Return what a trusted key states of ``sums``, and that key.
+
+    Raises:
+        DamagedError: the signature file is no such file.
+        NotTrustedError: it is by a key that is not pinned, or it does not fit.
+    """
+    try:
+        text = signature_file.decode("ascii")
+    except UnicodeDecodeError:
+        raise DamagedError("its signature is not a signature file") from None
+    signature = Signature.parse(text)
+    if text.partition("\n")[0] != f"untrusted comment: {DEFAULT_UNTRUSTED}":
+        raise DamagedError("its signature's first line was altered")
+    fitting = [key for key in keys if key.key_id == signature.key_id]
+    if not fitting:
+        raise NotTrustedError(
+            f"signed by {signature.key_id}, a key that is not pinned here",
+            hint="pass --signer KEY if you know that key from elsewhere",
+        )
+    comment = fitting[0].verify(sums, signature)
+    return parse_statement(comment, "its signature"), fitting[0].text
+
+
+def compare_digests(archive: Archive, found: Mapping[str, str]) -> list[Finding]:
+    """Return what digests from the store say against an archive's signed sums.
+
+    Args:
+        archive: a judged archive with its sums.
+        found: SHA-256 by name relative to the vault; absent means unreadable.
+    """
+    listed = {finding.object for finding in archive.findings}
+    findings: list[Finding] = []
+    for name, expected in sorted(archive.sums.items()):
+        path = archive.path(name)
+        if path in listed:
+            continue
+        if path not in found:
+            findings.append(Finding(path, DAMAGE, "cannot be read"))
+        elif found[path] != expected:
+            text = "altered: its SHA-256 is not the signed one"
+            findings.append(Finding(path, DAMAGE, text))
+    return findings
+
+
+def _archive_of(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) > 1 and parts[0] == ARCHIVES and is_archive_id(parts[1]):
+        return parts[1]
+    return ""
+
+
+def _is_part(name: str) -> bool:
+    rest = name.rpartition("/")[2].removeprefix(PART_PREFIX)
+    return rest != name.rpartition("/")[2] and len(rest) == 16 and rest.isalnum()  # noqa: PLR2004
+
+
+def _foreign(entry: Entry) -> list[Finding]:
+    known = {*ROOT_OBJECTS, SUMS, SIGNATURE}
+    if entry.kind == "file" and entry.name in known:
+        return []
+    if entry.kind == "folder" and entry.name == ARCHIVES:
+        return []
+    if entry.kind == "file" and _is_part(entry.name):
+        return [Finding(entry.name, LEFTOVER, "left by an interrupted transfer")]
+    return [Finding(entry.name, DAMAGE, "foreign: it does not belong in the vault")]
+
+
+def _missing_root(entries: Iterable[Entry]) -> list[Finding]:
+    present = {entry.name for entry in entries if entry.kind == "file"}
+    return [
+        Finding(name, DAMAGE, "missing")
+        for name in (*ROOT_OBJECTS, SUMS, SIGNATURE)
+        if name not in present
+    ]
+
+
+def _vanished(present: Mapping[str, object], trust: Trust) -> list[Finding]:
+    return [
+        Finding(
+            archive_folder(sent.archive),
+            DAMAGE,
+            f"missing: the whole archive, sent from here as number {sent.sequence}",
+        )
+        for sent in trust.ledger.sent.values()
+        if sent.state == "committed" and sent.archive not in present
+    ]
+
+
+def _without_signature(
+    folder: str, sizes: Mapping[str, int], known: Sent | None, trust: Trust
+) -> tuple[str, list[Finding]]:
+    name = f"{folder}/{SIGNATURE}"
+    if known is not None and known.state == "committed":
+        text = f"missing: this archive was committed as number {known.sequence}"
+        return REFUSED, [Finding(name, DAMAGE, text)]
+    if SUMS in sizes and not trust.remembers:
+        text = (
+            "missing: an interrupted send left it out, or someone took it away; "
+            "the sending machine can tell"
+        )
+        return REFUSED, [Finding(name, DISTRUST, text)]
+    text = "unfinished: left by an interrupted send, no backup"
+    return UNFINISHED, [Finding(folder, LEFTOVER, text)]
+
+
+def _signature_trouble(
+    folder: str, error: DamagedError | NotTrustedError, known: Sent | None
+) -> Finding:
+    # What we committed ourselves and no longer verifies was altered since; for all
+    # else, a bad signature may as well be somebody's attempt.
+    ours = known is not None and known.state == "committed"
+    grade = DAMAGE if ours or isinstance(error, DamagedError) else DISTRUST
+    return Finding(f"{folder}/{SIGNATURE}", grade, error.message)
+
+
+def _statement_trouble(
+    folder: str, statement: Statement, archive: str, trust: Trust
+) -> list[Finding]:
+    name = f"{folder}/{SIGNATURE}"
+    if statement.kind != "archive" or statement.vault != trust.vault:
+        return [Finding(name, DISTRUST, "signed for another vault or purpose")]
+    if statement.archive != archive:
+        text = f"this is archive {statement.archive}, copied or renamed"
+        return [Finding(name, DAMAGE, text)]
+    known = trust.ledger.sent.get(archive)
+    if known is not None and known.sequence != statement.sequence:
+        text = f"its number is {statement.sequence}, it was sent as {known.sequence}"
+        return [Finding(name, DAMAGE, text)]
+    return []
+
+
+def _listing_trouble(
+    folder: str,
+    sizes: Mapping[str, int],
+    sums: Mapping[str, str],
+    statement: Statement,
+) -> list[Finding]:
+    findings: list[Finding] = []
+    for name in sorted(sums.keys() - sizes.keys()):
+        findings.append(Finding(f"{folder}/{name}", DAMAGE, "missing"))
+    for name in sorted(sizes.keys() - sums.keys() - {SUMS, SIGNATURE}):
+        if _is_part(name):
+            text, grade = "left by an interrupted transfer", LEFTOVER
+        else:
+            text, grade = "foreign: no signature covers it", DAMAGE
+        findings.append(Finding(f"{folder}/{name}", grade, text))
+    expected = {MANIFEST_OBJECT, *sums}
+    wrong = [n for n in sums if n != MANIFEST_OBJECT and segment_index(n) is None]
+    if wrong or expected != set(sums) or statement.objects != len(sums):
+        text = "its sums do not list what an archive holds"
+        findings.append(Finding(f"{folder}/{SUMS}", DAMAGE, text))
+    total = sum(sizes.get(name, 0) for name in sums)
+    if not _spoils(findings) and total != statement.size:
+        text = f"its objects hold {total} bytes, {statement.size} were signed"
+        findings.append(Finding(folder, DAMAGE, text))
+    return findings
+
+
+def _spoils(findings: Iterable[Finding]) -> bool:
+    return any(finding.grade != LEFTOVER for finding in findings)

@@ -1,0 +1,111 @@
+"""The page that gets everything back without this program.
+
+``RECOVER.txt`` lies in every vault with its real values; the recovery kit is the
+same page with what must not be taken from the vault: the signer's key and the
+owner's recipients. Its indented lines are one sh script, and the tests run them as
+they stand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from standfast.backup.model import VaultInfo
+
+_RECIPE = r"""
+Everything below needs stock tools only: minisign, sha256sum, age, zstd, zfs.
+(FreeBSD: pkg install minisign age zstd; before 14.0 say
+sha256sum() {{ shift; sha256 -c "$@"; }} or compare `sha256 -r *` by eye.)
+The indented lines are a script for sh. Set the first four to your own values.
+
+    VAULT=${{VAULT:-.}}                    # this folder, or a copy of it
+    KEY=${{KEY:-$HOME/owner.key}}          # the owner's age or ssh private key
+    SIGNER=${{SIGNER:-{signer}}}
+    WANT=${{WANT:-pool/dataset@snapshot}}  # what to get back
+
+1. Is the vault's own part what was signed? Take SIGNER from the recovery kit,
+   not from here: whoever can write to this folder can write this text.
+
+    set -eu; umask 077; cd "$VAULT"
+    minisign -V -q -P "$SIGNER" -m SHA256SUMS
+    sha256sum -c --quiet SHA256SUMS
+
+2. Open the vault identity with the owner's key (a passphrase is asked for if the
+   vault was made with one; then leave out -i "$KEY").
+
+    OPEN=$(mktemp -d)
+    trap 'rm -rf "$OPEN"' EXIT
+    age -d -i "$KEY" -o "$OPEN/vault.key" identity.age
+
+3. Find the archive: each manifest says what it is. Only signed ones count.
+
+    FOUND=""
+    for A in archives/*/; do
+        minisign -V -q -P "$SIGNER" -m "$A/SHA256SUMS" || continue
+        age -d -i "$OPEN/vault.key" "$A/manifest.json.age" > "$OPEN/manifest.json"
+        if grep -qF "  \"name\": \"$WANT\"," "$OPEN/manifest.json"; then FOUND=$A; fi
+    done
+    test -n "$FOUND"
+
+4. Is it whole? Every object must be there and unaltered.
+
+    (cd "$FOUND" && sha256sum -c --quiet SHA256SUMS)
+
+5. Get it back. The sum of step 4 has covered every byte that is used here. With
+   TARGET set it goes to zfs receive, otherwise to a file.
+
+    restore() {{
+        for S in "$FOUND"/*.zst.age; do
+            age -d -i "$OPEN/vault.key" "$S" | zstd -d -q -c
+        done
+    }}
+    if [ -n "${{TARGET:-}}" ]; then restore | zfs receive "$TARGET"
+    else restore > "${{OUTPUT:-restored.stream}}"; fi
+"""
+
+
+def recovery_text(info: VaultInfo, signer: str) -> str:
+    """Return ``RECOVER.txt`` for a vault.
+
+    Args:
+        info: the vault's document.
+        signer: the public signing key of the machine that makes the vault.
+    """
+    head = (
+        f"This folder is standfast vault {info.vault}, format {info.format}.\n"
+        f"Its recipient is {info.recipient};\n"
+        f"segments hold {info.segment_size} bytes of plaintext each.\n"
+    )
+    return head + _RECIPE.format(signer=signer)
+
+
+def kit_text(
+    info: VaultInfo, address: str, owners: Sequence[str], signers: Sequence[str]
+) -> str:
+    """Return the page that an owner prints and keeps away from the vault."""
+    first = signers[0] if signers else "UNKNOWN"
+    lines = [
+        "STANDFAST RECOVERY KIT - print it and keep it away from the vault",
+        "",
+        f"Vault:      {info.vault}",
+        f"Address:    {address}",
+        f"Recipient:  {info.recipient}",
+        "",
+        "The vault opens with the private key (or passphrase) of any of:",
+        *(f"    {owner}" for owner in owners or ["(not known on this machine)"]),
+        "",
+        "Only signatures by these keys count:",
+        *(f"    {signer}" for signer in signers or ["(none pinned on this machine)"]),
+        "",
+        "With standfast:",
+        f"    standfast backup list {address} --identity KEY --signer {first}",
+        f"    standfast backup restore {address} DATASET@SNAPSHOT TARGET \\",
+        f"        --identity KEY --signer {first}",
+        f"On another sending machine, once: --recipient {info.recipient}",
+        "",
+        "Without standfast:",
+    ]
+    return "\n".join(lines) + "\n" + _RECIPE.format(signer=first)

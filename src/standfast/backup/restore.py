@@ -1,0 +1,306 @@
+"""The way back: an archive to ``zfs receive``, a file or standard output.
+
+Everything is checked before the first byte goes out: signature, listing, every
+object's hash, identity, manifest, target. While it streams, a segment is released
+only when all of it is authentic, and a stream's end only when the whole stream has
+passed its checks; a receiver that gets no end keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from standfast.backup.opening import read_manifest, segments
+from standfast.backup.plan import choose_archive
+from standfast.backup.proof import COMMITTED
+from standfast.backup.send import Guard
+from standfast.backup.verify import (
+    Level,
+    Verifier,
+    check_hashes,
+    compare_stream,
+    refuse,
+)
+from standfast.errors import (
+    CommandError,
+    DamagedError,
+    NotTrustedError,
+    StandfastError,
+    UsageError,
+)
+from standfast.zfs.streams import exists, guid_of, receive_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from standfast.backup.model import Manifest
+    from standfast.backup.proof import Archive, Trust
+    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.vault import Vault
+    from standfast.host import Host
+
+HELD_BACK = 312
+
+
+class Sink(Protocol):
+    """Where restored plaintext goes."""
+
+    def write(self, data: memoryview) -> None:
+        """Take the next bytes."""
+        ...
+
+    def finish(self) -> None:
+        """All has come and all of it is good: make it count."""
+        ...
+
+    def abandon(self) -> None:
+        """It is not good: leave nothing that looks whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """An archive that passed every check that needs no plaintext."""
+
+    archive: Archive
+    manifest: Manifest
+
+
+def find(
+    vault: Vault, wanted: str, trust: Trust, identity: X25519Identity
+) -> Found:
+    """Choose the archive that a person means, and check listing and signature.
+
+    Raises:
+        UsageError: the vault has no such archive.
+        DamagedError: it is damaged.
+        NotTrustedError: nobody trusted has signed it.
+    """
+    survey, _ = vault.survey(trust)
+    whole = [a for a in survey.archives if a.standing == COMMITTED]
+    fitting = [a for a in survey.archives if a.id == wanted]
+    if fitting:
+        refuse(fitting[0])
+    manifests: dict[str, Manifest] = {}
+    unread: list[StandfastError] = []
+    for archive in whole:
+        try:
+            manifests[archive.id] = read_manifest(vault, archive, identity)
+        except DamagedError as error:
+            unread.append(error)
+    try:
+        chosen = choose_archive(wanted, whole, manifests)
+    except UsageError:
+        # What is wanted may be among those that were refused: say so first.
+        for archive in survey.archives:
+            if archive.findings and archive.standing not in {COMMITTED, "unfinished"}:
+                refuse(archive)
+        if unread:
+            raise unread[0] from None
+        raise
+    if chosen.id not in manifests:
+        raise unread[0]
+    return Found(chosen, manifests[chosen.id])
+
+
+def check_before(vault: Vault, found: Found, progress: Callable[[int, int], None]) -> None:
+    """Hash every object of the archive where it lies.
+
+    Raises:
+        DamagedError: one is missing or altered.
+    """
+    verifier = Verifier(Level.HASH, vault.store.digests, None, progress)
+    refuse(check_hashes(found.archive, verifier))
+
+
+def restore(
+    vault: Vault,
+    found: Found,
+    identity: X25519Identity,
+    sink: Sink,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Stream an archive into a sink.
+
+    Raises:
+        DamagedError: something is not what was sealed; the sink was abandoned.
+        StoreError: the store failed; the sink was abandoned.
+        CommandError: the receiver failed.
+    """
+    guard = Guard(None)
+    try:
+        for piece in _held(segments(vault, found.archive, found.manifest, identity)):
+            guard.see(piece)
+            if guard.size == found.manifest.size:
+                compare_stream(guard, found.manifest)
+            sink.write(piece)
+            progress(len(piece), 0)
+        if guard.size != found.manifest.size:
+            raise DamagedError(f"{found.manifest.name} is shorter than it was")
+    except BaseException:
+        sink.abandon()
+        raise
+    sink.finish()
+
+
+def _held(parts: Iterator[bytes]) -> Iterator[memoryview]:
+    """Yield the parts, the last of them split so that its end comes alone.
+
+    The END record of a stream is its last 312 bytes; it goes out after all that
+    comes before it has been checked as a whole.
+    """
+    last: bytes | None = None
+    for part in parts:
+        if last is not None:
+            yield memoryview(last)
+        last = part
+    if last is not None:
+        cut = max(0, len(last) - HELD_BACK)
+        with memoryview(last) as view:
+            if cut:
+                yield view[:cut]
+            yield view[cut:]
+
+
+class FileSink:
+    """A new file, there only when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() or path.is_symlink():
+            raise UsageError(
+                f"{path} exists already", hint="restore never overwrites a file"
+            )
+        self._path = path
+        self._part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            self._fd = os.open(self._part, flags, 0o600)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+    def write(self, data: memoryview) -> None:
+        """Write to the temporary file.
+
+        Raises:
+            CommandError: the disk refused.
+        """
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise CommandError(f"cannot write {self._path}: {error.strerror}") from None
+
+    def finish(self) -> None:
+        """Flush to the disk and give the file its name, unless it is taken by now."""
+        try:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            os.link(self._part, self._path)
+        except OSError as error:
+            raise CommandError(f"cannot write {self._path}: {error.strerror}") from None
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Remove the temporary file."""
+        os.close(self._fd)
+        self._part.unlink(missing_ok=True)
+
+
+class PipeSink:
+    """Standard output, or any open descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: memoryview) -> None:
+        """Write to the descriptor.
+
+        Raises:
+            CommandError: its reader is gone.
+        """
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise CommandError(f"cannot write the output: {error.strerror}") from None
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """What was written is authentic but not all; the exit status says so."""
+
+
+class ReceiveSink:
+    """``zfs receive`` into a dataset."""
+
+    def __init__(
+        self, host: Host, target: str, flags: Sequence[str], manifest: Manifest
+    ) -> None:
+        self._host = host
+        self._target = target
+        self._manifest = manifest
+        self._process = host.spawn(receive_argv(target, flags), stdin=True)
+
+    def write(self, data: memoryview) -> None:
+        """Write to the receiver.
+
+        Raises:
+            CommandError: it gave up, with its own words.
+        """
+        try:
+            self._process.write(data)
+        except BrokenPipeError:
+            result = self._process.finish()
+            raise CommandError(result.complaint()) from None
+
+    def finish(self) -> None:
+        """Wait for the receiver and compare the snapshot's GUID.
+
+        Raises:
+            CommandError: it failed.
+            DamagedError: what it received is another snapshot.
+        """
+        result = self._process.finish()
+        if result.code != 0:
+            raise CommandError(result.complaint())
+        stream = self._manifest.stream
+        assert stream is not None
+        snapshot = stream.name.partition("@")[2]
+        name = self._target if "@" in self._target else f"{self._target}@{snapshot}"
+        if str(guid_of(self._host, name)) != stream.guid:
+            raise DamagedError(f"{name} was received with another guid")
+
+    def abandon(self) -> None:
+        """Kill the receiver before it sees an end; it keeps nothing."""
+        self._process.destroy()
+
+
+def check_receiver(
+    host: Host, target: str, flags: Sequence[str], manifest: Manifest
+) -> None:
+    """Refuse a receive that cannot or must not happen, before anything is fetched.
+
+    Raises:
+        UsageError: the archive is no send stream, or the target exists.
+        CommandError: zfs cannot be asked.
+    """
+    if manifest.stream is None:
+        raise UsageError(
+            f"{manifest.name} is no send stream",
+            hint="use --output FILE",
+        )
+    if manifest.stream.from_guid != "0":
+        return
+    with contextlib.suppress(NotTrustedError):
+        if exists(host, target.partition("@")[0]) and "-F" not in flags:
+            raise UsageError(
+                f"{target} exists already",
+                hint="choose a new name, or pass --force to let zfs receive "
+                "roll it back (-F)",
+            )

@@ -1,0 +1,344 @@
+"""Sending: a producer's bytes become a committed archive, or nothing at all.
+
+The order is the safety: segments, manifest, sums, all of them on stable storage,
+and only then the signature. Before it is written, the producer must have ended
+well, and a send stream must have passed every check of zfs.records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from standfast import __version__
+from standfast.backup.age import encrypt
+from standfast.backup.model import (
+    FORMAT,
+    MANIFEST_OBJECT,
+    SIGNATURE,
+    SUMS,
+    Fingerprints,
+    Manifest,
+    Segment,
+    Stream,
+    Substream,
+    archive_folder,
+    encode,
+    segment_name,
+)
+from standfast.backup.sealing import Recipe, SealingLine
+from standfast.backup.state import COMMITTED, RESERVED, Sent
+from standfast.backup.sums import NONE, Statement, format_sums
+from standfast.backup.vault import vault_recipient
+from standfast.clock import utc_text
+from standfast.errors import CommandError, StreamError
+from standfast.zfs.records import RECOGNISE_BYTES, StreamCheck, looks_like_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standfast.backup.plan import SendPlan
+    from standfast.backup.vault import Vault
+    from standfast.clock import Clock
+    from standfast.host import Host
+    from standfast.host.process import Process
+    from standfast.zfs.records import StreamFacts
+
+
+class Producer(Protocol):
+    """Where the plaintext comes from."""
+
+    def read(self, room: memoryview) -> int:
+        """Fill (part of) ``room``; return how much, 0 at the end."""
+        ...
+
+    def finish(self) -> None:
+        """Return if all that was to come has come.
+
+        Raises:
+            CommandError: the producer failed.
+        """
+        ...
+
+
+class CommandProducer:
+    """The output of a program that we started, and its exit status."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def read(self, room: memoryview) -> int:
+        """Read the program's output."""
+        return os.readv(self._process.stdout_fd, [room])
+
+    def finish(self) -> None:
+        """Wait for the program.
+
+        Raises:
+            CommandError: it failed, with its own words.
+        """
+        result = self._process.finish()
+        if result.code != 0:
+            raise CommandError(result.complaint())
+
+
+class InputProducer:
+    """A file descriptor, such as standard input; its end is all it can tell."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, room: memoryview) -> int:
+        """Read the descriptor."""
+        return os.readv(self._fd, [room])
+
+    def finish(self) -> None:
+        """Nothing can be asked of a descriptor."""
+
+
+class Guard:
+    """Checks a stream on its way through, if it is a send stream.
+
+    Args:
+        guid: the snapshot that it must be a send stream of; None if it may be
+            anything.
+    """
+
+    def __init__(self, guid: int | None) -> None:
+        self._guid = guid
+        self._head = b""
+        self._check: StreamCheck | None = None
+        self._opaque = False
+        self.size = 0
+
+    def see(self, data: memoryview) -> None:
+        """Check the next bytes.
+
+        Raises:
+            StreamError: they cannot be part of what was promised.
+        """
+        self.size += len(data)
+        if self._opaque:
+            return
+        if self._check is not None:
+            self._check.feed(data)
+            return
+        self._head += bytes(data[: RECOGNISE_BYTES - len(self._head)])
+        if len(self._head) < RECOGNISE_BYTES and self.size == len(self._head):
+            return
+        before = self.size - len(data)
+        self._recognise()
+        if self._check is not None:
+            self._check.feed(self._head)
+            self._check.feed(data[len(self._head) - before :])
+
+    def finish(self) -> StreamFacts | None:
+        """Return the stream's facts; None for other bytes.
+
+        Raises:
+            StreamError: the stream is not whole, or not the one that was asked for.
+        """
+        if self.size == 0:
+            raise StreamError(
+                "nothing came: the producer gave no byte",
+                hint="an empty backup is most often a failed command",
+            )
+        if self._check is None and not self._opaque:
+            self._recognise()
+            if self._check is not None:
+                self._check.feed(self._head)
+        if self._check is None:
+            return None
+        facts = self._check.finish()
+        if "RESUMING" in {name.upper() for name in facts.features}:
+            raise StreamError("a resumed stream cannot be restored by itself")
+        if self._guid is not None and facts.toguid != self._guid:
+            raise StreamError(
+                f"the stream is of guid {facts.toguid}, not {self._guid}",
+                hint="was the snapshot replaced while it was sent?",
+            )
+        return facts
+
+    def _recognise(self) -> None:
+        if looks_like_stream(self._head):
+            self._check = StreamCheck()
+        elif self._guid is not None:
+            raise StreamError("zfs send gave something that is no send stream")
+        else:
+            self._opaque = True
+
+
+@dataclass(frozen=True)
+class Sender:
+    """What sending needs besides the vault and the plan."""
+
+    clock: Clock
+    host_name: str
+    versions: dict[str, str]
+    level: int
+    progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A committed archive."""
+
+    archive: str
+    sequence: int
+    manifest: Manifest
+    stored: int
+
+
+def send(vault: Vault, plan: SendPlan, producer: Producer, sender: Sender) -> Outcome:
+    """Make one archive and commit it.
+
+    Raises:
+        CommandError: the producer failed.
+        StreamError: what it gave is no whole send stream.
+        StoreError: the store failed for good.
+        NotTrustedError: nothing is pinned for this vault here.
+    """
+    archive = os.urandom(16).hex()
+    recipe = Recipe(
+        recipient=vault_recipient(vault),
+        segment_size=vault.info.segment_size,
+        level=sender.level,
+        fingerprint_key=os.urandom(32),
+    )
+    guard = Guard(plan.guid)
+    folder = archive_folder(archive)
+    with vault.state.sending(archive):
+        line = SealingLine(vault.store, folder, recipe, sender.progress)
+        segments = line.run(producer.read, guard.see)
+        producer.finish()
+        facts = guard.finish()
+        manifest = _manifest(vault, plan, sender, archive, recipe, segments, facts)
+        sealed = encrypt(encode(manifest), [recipe.recipient])
+        vault.store.put(f"{folder}/{MANIFEST_OBJECT}", sealed)
+        outcome = _commit(vault, manifest, sealed, sender)
+        sender.progress(0, len(sealed))
+    return outcome
+
+
+def start_zfs(host: Host, plan: SendPlan) -> CommandProducer:
+    """Start the plan's producer."""
+    return CommandProducer(host.spawn(plan.command))
+
+
+def _commit(
+    vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender
+) -> Outcome:
+    """Write the sums, make all of it stable, then sign: the commit point.
+
+    The ledger knows the number before the signature is written and learns of the
+    commit after; a crash between the two leaves "reserved", which claims nothing.
+    """
+    folder = archive_folder(manifest.archive)
+    digests = {segment_name(i): s.sha256 for i, s in enumerate(manifest.segments)}
+    digests[MANIFEST_OBJECT] = hashlib.sha256(sealed).hexdigest()
+    stored = sum(s.object_size for s in manifest.segments) + len(sealed)
+    sums = format_sums(digests)
+    vault.store.put(f"{folder}/{SUMS}", sums)
+    vault.store.make_stable(folder)
+    key = vault.state.make_signer_key()
+    statement = _reserve(vault, manifest, sums, len(digests), stored, sender)
+    signature = key.sign(sums, statement.text()).encode()
+    vault.store.put(f"{folder}/{SIGNATURE}", signature)
+    vault.store.make_stable(folder)
+    with vault.state.locked():
+        vault.state.note(_step(COMMITTED, statement, sums, manifest.name))
+    return Outcome(manifest.archive, statement.sequence, manifest, stored)
+
+
+def _reserve(
+    vault: Vault,
+    manifest: Manifest,
+    sums: bytes,
+    objects: int,
+    stored: int,
+    sender: Sender,
+) -> Statement:
+    """Take the next number of this signer's sequence and return what to sign."""
+    with vault.state.locked():
+        ledger = vault.state.ledger()
+        last = ledger.last_committed()
+        statement = Statement(
+            kind="archive",
+            vault=vault.info.vault,
+            archive=manifest.archive,
+            objects=objects,
+            size=stored,
+            sequence=ledger.last_sequence + 1,
+            previous=last.sums if last is not None else NONE,
+            time=int(sender.clock.now()),
+        )
+        vault.state.note(_step(RESERVED, statement, sums, manifest.name))
+    return statement
+
+
+def _step(state: str, statement: Statement, sums: bytes, name: str) -> Sent:
+    return Sent(
+        archive=statement.archive,
+        sequence=statement.sequence,
+        state=state,
+        sums=hashlib.sha256(sums).hexdigest(),
+        name=name,
+        time=statement.time,
+    )
+
+
+def _manifest(
+    vault: Vault,
+    plan: SendPlan,
+    sender: Sender,
+    archive: str,
+    recipe: Recipe,
+    segments: list[Segment],
+    facts: StreamFacts | None,
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        vault=vault.info.vault,
+        archive=archive,
+        name=plan.name,
+        created=utc_text(sender.clock.now()),
+        host=sender.host_name,
+        command=list(plan.command),
+        versions={
+            "standfast": __version__,
+            "python": platform.python_version(),
+            **sender.versions,
+        },
+        size=sum(segment.size for segment in segments),
+        segment_size=recipe.segment_size,
+        level=recipe.level,
+        stream=None if facts is None else stream_document(facts),
+        fingerprints=Fingerprints(
+            algorithm="aes-256-gmac", key=recipe.fingerprint_key.hex()
+        ),
+        segments=segments,
+    )
+
+
+def stream_document(facts: StreamFacts) -> Stream:
+    """Return the manifest's form of a stream's facts."""
+    return Stream(
+        name=facts.toname,
+        guid=str(facts.toguid),
+        from_guid=str(facts.fromguid),
+        compound=facts.compound,
+        big_endian=facts.big_endian,
+        features=list(facts.features),
+        substreams=[
+            Substream(
+                name=part.toname,
+                guid=str(part.toguid),
+                from_guid=str(part.fromguid),
+                kind=part.kind,
+            )
+            for part in facts.streams
+        ],
+    )

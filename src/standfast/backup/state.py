@@ -1,0 +1,337 @@
+"""What this machine remembers of each vault, since the vault itself is not trusted.
+
+One folder a vault, by its id, so that the memory holds wherever the vault is moved
+or copied: ``$XDG_STATE_HOME/standfast/vaults/ID/`` (default ``~/.local/state``):
+
+``record.json``   the pinned recipient, the trusted signers, addresses seen
+``signer.key``    this machine's signing key for the vault, minisign format
+``ledger.jsonl``  one line for each step of each archive sent from here
+``sending/ID``    locked while this machine sends archive ID
+``lock``          locked while the record or the ledger changes
+
+Locks are flock(2): they end with their process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from standfast.backup.minisign import SecretKey
+from standfast.backup.model import decode, encode
+from standfast.errors import DamagedError, LockedError, StandfastError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from standfast.clock import Clock
+
+LOCK_SECONDS = 10.0
+LOCK_POLL_SECONDS = 0.05
+RESERVED = "reserved"
+COMMITTED = "committed"
+REMOVED = "removed"
+
+
+class Signer(msgspec.Struct, frozen=True, kw_only=True):
+    """A signing key that this machine trusts, and why."""
+
+    key: str
+    name: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """``record.json``: what is pinned.
+
+    Attributes:
+        format: 1.
+        vault: the vault's id.
+        recipient: the only recipient that this machine seals to for this vault.
+        segment_size: plaintext bytes of a segment.
+        owners: the owner's recipients, where they are known here.
+        signers: keys whose signatures count.
+        addresses: where the vault was seen, the latest last.
+    """
+
+    format: int
+    vault: str
+    recipient: str
+    segment_size: int
+    owners: list[str]
+    signers: list[Signer]
+    addresses: list[str]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The last known step of an archive that was sent from here."""
+
+    archive: str
+    sequence: int
+    state: str
+    sums: str
+    name: str
+    time: int
+
+
+@dataclass
+class Ledger:
+    """All archives that were sent from here, by id, in order of sequence."""
+
+    sent: dict[str, Sent] = field(default_factory=dict)
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence number ever reserved; 0 at first."""
+        return max((s.sequence for s in self.sent.values()), default=0)
+
+    def last_committed(self) -> Sent | None:
+        """Return the committed archive with the highest sequence number."""
+        done = [s for s in self.sent.values() if s.state == COMMITTED]
+        return max(done, key=lambda s: s.sequence, default=None)
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Return ``$XDG_STATE_HOME/standfast``, or its default below the home.
+
+    Raises:
+        StandfastError: there is neither XDG_STATE_HOME nor a home.
+    """
+    base = environment.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):
+        return Path(base) / "standfast"
+    try:
+        return Path.home() / ".local" / "state" / "standfast"
+    except RuntimeError:
+        raise StandfastError(
+            "no home folder to remember vaults in", hint="set XDG_STATE_HOME"
+        ) from None
+
+
+class VaultState:
+    """This machine's memory of one vault."""
+
+    def __init__(self, base: Path, vault: str, clock: Clock) -> None:
+        self.folder = base / "vaults" / vault
+        self.vault = vault
+        self._clock = clock
+
+    def record(self) -> Record | None:
+        """Return what is pinned, or None if this machine does not know the vault.
+
+        Raises:
+            DamagedError: the record cannot be read.
+        """
+        path = self.folder / "record.json"
+        try:
+            return decode(path.read_bytes(), Record, str(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StandfastError(f"cannot read {path}: {error.strerror}") from None
+
+    def save_record(self, record: Record) -> None:
+        """Write the record, whole or not at all."""
+        with self.locked():
+            write_private(self.folder / "record.json", encode(record))
+
+    def signer_key(self) -> SecretKey | None:
+        """Return this machine's signing key for the vault, if it has one."""
+        path = self.folder / "signer.key"
+        try:
+            return SecretKey.parse(path.read_text())
+        except FileNotFoundError:
+            return None
+
+    def make_signer_key(self) -> SecretKey:
+        """Return the signing key, made now unless there is one."""
+        with self.locked():
+            key = self.signer_key()
+            if key is None:
+                key = SecretKey.generate()
+                write_private(self.folder / "signer.key", key.to_text().encode())
+            return key
+
+    def ledger(self) -> Ledger:
+        """Return what was sent from here.
+
+        A line cut by a power failure can only be the last one; what it would have
+        said had not been relied on yet.
+
+        Raises:
+            DamagedError: another line cannot be read.
+        """
+        path = self.folder / "ledger.jsonl"
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return Ledger()
+        ledger = Ledger()
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                sent = Sent(**json.loads(line))
+            except (ValueError, TypeError):
+                raise DamagedError(f"{path} is damaged in line {number}") from None
+            ledger.sent[sent.archive] = sent
+        return ledger
+
+    def note(self, sent: Sent) -> None:
+        """Add a step to the ledger, on the disk before this returns."""
+        line = json.dumps(vars(sent), sort_keys=True).encode() + b"\n"
+        path = self.folder / "ledger.jsonl"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _drop_cut_line(fd)
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the vault's memory against other processes of this machine.
+
+        Raises:
+            LockedError: another process held it for ten seconds.
+        """
+        private_folder(self.folder)
+        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            deadline = self._clock.monotonic() + LOCK_SECONDS
+            while not _try_lock(fd):
+                if self._clock.monotonic() > deadline:
+                    raise LockedError(
+                        f"another standfast holds {self.folder / 'lock'}",
+                        hint="wait for it to end",
+                    )
+                self._clock.sleep(LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def sending(self, archive: str) -> Iterator[None]:
+        """Mark an archive as being sent by this live process."""
+        folder = self.folder / "sending"
+        private_folder(folder)
+        path = folder / archive
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def started(self) -> dict[str, bool]:
+        """Return archive id -> whether its sender still lives, for all begun here.
+
+        Those that ended well have left no mark.
+        """
+        marks: dict[str, bool] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self.folder / "sending").iterdir():
+                marks[path.name] = _is_locked(path)
+        return marks
+
+    def forget_started(self, archive: str) -> None:
+        """Remove the mark of a dead sender."""
+        (self.folder / "sending" / archive).unlink(missing_ok=True)
+
+
+def known_at(base: Path, address: str, clock: Clock) -> Record | None:
+    """Return the record of the vault last seen at an address, if any."""
+    for record in all_records(base, clock):
+        if record.addresses and record.addresses[-1] == address:
+            return record
+    return None
+
+
+def all_records(base: Path, clock: Clock) -> list[Record]:
+    """Return every vault that this machine knows."""
+    try:
+        names = sorted(path.name for path in (base / "vaults").iterdir())
+    except FileNotFoundError:
+        return []
+    records = (VaultState(base, name, clock).record() for name in names)
+    return [record for record in records if record is not None]
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder and those above it, for this user alone.
+
+    Raises:
+        StandfastError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StandfastError(f"cannot make {path}: {error.strerror}") from None
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner reads, whole or not at all.
+
+    Raises:
+        StandfastError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        part.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StandfastError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _drop_cut_line(fd: int) -> None:
+    """Cut what a power failure left behind the last line feed; go to the end."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    start = max(0, size - 64 * 1024)
+    tail = os.pread(fd, size - start, start)
+    keep = start + tail.rfind(b"\n") + 1
+    if keep < size:
+        os.ftruncate(fd, keep)
+    os.lseek(fd, 0, os.SEEK_END)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def plain(value: msgspec.Struct) -> Any:  # noqa: ANN401 - JSON is any
+    """Return a document as plain lists and mappings."""
+    return msgspec.to_builtins(value)

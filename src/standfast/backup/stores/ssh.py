@@ -1,0 +1,335 @@
+"""A vault on another machine that has sshd, a POSIX sh and base tools, no more.
+
+Each verb is one small sh script, sent as an argument to ``/bin/sh -c`` with the
+names as its positional parameters, so that the login shell (which may be csh or
+fish) only has to pass words on. Scripts announce themselves with a mark, because a
+login script may print first. Exit statuses from 40 on are ours.
+
+Only digests travel for a keyless check: the far end hashes with ``sha256sum``
+(Linux, FreeBSD 14) or ``sha256 -r`` (older FreeBSD).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tarfile
+from typing import TYPE_CHECKING
+
+from standfast.backup.model import PART_PREFIX
+from standfast.backup.stores import Entry
+from standfast.errors import (
+    AlreadyThereError,
+    HostUnreachableError,
+    NotFoundError,
+    StoreError,
+    UsageError,
+)
+from standfast.host.ssh import SshHost, SshTarget, last_line
+from standfast.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from standfast.backup.stores import Buffer
+    from standfast.host import Result
+    from standfast.host.process import Process
+    from standfast.pace import Pace
+
+MARK = b"standfast-data\n"
+DONE = b"standfast-done\n"
+WRITE_BYTES = 256 * KIB
+# Noise from login scripts before the mark; more than this is no login script.
+NOISE_BYTES = 64 * KIB
+
+GONE, TAKEN, NOT_A_FILE, CUT = 40, 41, 42, 43
+# ssh reports a failed connection so; `cat` below a dead connection may also end by
+# a signal, which sh reports as 128 + n.
+_SIGNALLED = 128
+
+_ENTER = 'LC_ALL=C; export LC_ALL; umask 077; cd -- "$1" || exit 40; '
+_SCRIPTS = {
+    # $1 root
+    "create": (
+        'LC_ALL=C; export LC_ALL; umask 077; mkdir -p -- "$1" || exit 1; '
+        'cd -- "$1" || exit 1; '
+        "set -- $(ls -A); "
+        'for n in "$@"; do [ "$n" = lost+found ] || exit 41; done; '
+        "echo standfast-done"
+    ),
+    # $1 root, $2 folder, $3 name, $4 size, $5 temporary name.
+    # The size is checked before the name is given: a connection that drops looks
+    # like the end of the input to cat.
+    "put": (
+        _ENTER + 'if [ -n "$2" ]; then mkdir -p -- "$2" && cd -- "$2" || exit 1; fi; '
+        'if [ -e "$3" ] || [ -L "$3" ]; then exit 41; fi; '
+        "trap 'rm -f -- \"$5\"' 0; trap 'exit 43' 1 2 13 15; "
+        'cat > "$5" || exit 1; '
+        's=$(wc -c < "$5"); [ $((s)) -eq "$4" ] || exit 43; '
+        'if ln -- "$5" "$3" 2>/dev/null; then :; '
+        'elif [ -e "$3" ]; then exit 41; '
+        'else mv -- "$5" "$3" || exit 1; fi; '
+        "echo standfast-done"
+    ),
+    # $1 root, $2 name
+    "get": (
+        _ENTER + 'if [ -L "$2" ] || [ ! -f "$2" ]; then exit 42; fi; '
+        'echo standfast-data; exec cat -- "$2"'
+    ),
+    # $1 root; names on standard input
+    "get_small": (
+        _ENTER + "echo standfast-data; tar -cf - -T - 2>/dev/null; echo standfast-done"
+    ),
+    # $1 root
+    "entries": (
+        _ENTER + "echo standfast-data; "
+        "find . -name lost+found -prune -o -exec ls -lnd {} + || exit 1; "
+        "echo standfast-done"
+    ),
+    # $1 root; names on standard input
+    "digests": (
+        _ENTER + "echo standfast-data; "
+        "if command -v sha256sum >/dev/null 2>&1; then xargs sha256sum --; "
+        "else xargs sha256 -r; fi; echo standfast-done"
+    ),
+    # $1 root, $2 folder. FreeBSD has fsync(1) in base, and its sync(8) does not
+    # wait; Linux has a sync(1) that does.
+    "make_stable": (
+        _ENTER + "if ! command -v fsync >/dev/null 2>&1; then sync; "
+        'elif [ -n "$2" ]; then cd -- "$2" && find . -type f -exec fsync {} + '
+        "&& fsync . .. ../..; "
+        'else for n in * .; do [ -L "$n" ] || fsync "$n" || exit 1; done; fi '
+        "|| exit 1; echo standfast-done"
+    ),
+    # $1 root, $2 name
+    "delete": _ENTER + 'rm -f -- "$2" || exit 1; echo standfast-done',
+    # $1 root, $2 name
+    "delete_folder": _ENTER + 'rm -rf -- "$2" || exit 1; echo standfast-done',
+}
+_LISTED = re.compile(
+    r"(\S)\S*\s+\d+\s+\d+\s+\d+\s+(\d+)(?:,\s*\d+)?\s+\S+\s+\S+\s+\S+ (.*)"
+)
+_DIGEST_LINE = re.compile(r"([0-9a-f]{64})[ ][ *]?(.+)")
+
+
+def open_ssh_store(rest: str, pace: Pace) -> SshStore:
+    """Return the store for what follows ``ssh://``.
+
+    The path is taken as it is written (nothing is percent-decoded), absolute
+    unless it starts with ``/~/``, which means the login's home.
+
+    Raises:
+        UsageError: it is not ``[user@]host[:port]/path``.
+    """
+    match = re.fullmatch(
+        r"(?:([^@/]+)@)?(\[[^\]/]+\]|[^:/\[\]]+)(?::(\d{1,5}))?(/.*)", rest
+    )
+    if match is None or match.group(4) == "/":
+        raise UsageError(
+            f"not an ssh address: ssh://{rest}",
+            hint="write ssh://[user@]host[:port]/path",
+        )
+    user, host, port, path = match.groups()
+    target = SshTarget(host.strip("[]"), user or "", int(port) if port else None)
+    return SshStore(SshHost(target), path.removeprefix("/~/"), f"ssh://{rest}", pace)
+
+
+class SshStore:
+    """Objects as files on another machine; see Store."""
+
+    def __init__(self, host: SshHost, root: str, address: str, pace: Pace) -> None:
+        self.address = address
+        self._host = host
+        self._root = root
+        self._pace = pace
+
+    def create(self) -> None:
+        """Make the directory there; see Store."""
+        result = self._call("create")
+        if result.code == TAKEN:
+            raise AlreadyThereError(f"{self.address} is not empty")
+        self._expect_done(result)
+
+    def put(self, name: str, data: Buffer) -> None:
+        """Send bytes to a temporary name there, check their count, link; see Store."""
+        folder, _, last = name.rpartition("/")
+        part = PART_PREFIX + os.urandom(8).hex()
+        view = memoryview(data)
+        with self._script("put", folder, last, str(len(view)), part) as process:
+            with contextlib.suppress(BrokenPipeError):
+                for start in range(0, len(view), WRITE_BYTES):
+                    step = view[start : start + WRITE_BYTES]
+                    self._pace.take(len(step))
+                    process.write(step)
+            result = self._finish(process)
+        if result.code == TAKEN:
+            raise AlreadyThereError(f"{name} is there already")
+        self._expect_done(result)
+
+    def get(self, name: str, limit: int) -> bytes:
+        """Fetch one object; see Store."""
+        with self._script("get", name) as process:
+            data = _after_mark(process)
+            while part := process.read():
+                data += part
+                if len(data) > limit:
+                    raise StoreError(
+                        f"{name} is larger than it can be: over {limit} bytes",
+                        transient=False,
+                    )
+            result = self._finish(process)
+        if result.code == NOT_A_FILE:
+            raise NotFoundError(f"{name} is missing")
+        self._expect(result)
+        return bytes(data)
+
+    def get_small(self, names: Sequence[str], limit: int) -> dict[str, bytes]:
+        """Fetch many objects as one tar stream; see Store."""
+        if not names:
+            return {}
+        result = self._call("get_small", stdin="".join(f"{n}\n" for n in names))
+        body = self._body(result)
+        wanted = set(names)
+        found: dict[str, bytes] = {}
+        try:
+            with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
+                for member in archive:
+                    name = member.name.removeprefix("./")
+                    source = archive.extractfile(member) if member.isreg() else None
+                    if source is not None and name in wanted and member.size <= limit:
+                        found[name] = source.read()
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise StoreError(
+                f"{self.address} sent no tar archive: {error}", transient=True
+            ) from None
+        return found
+
+    def entries(self) -> list[Entry]:
+        """List all that lies there; see Store."""
+        result = self._call("entries")
+        if result.code == GONE:
+            raise NotFoundError(f"{self.address} does not exist")
+        lines = self._body(result).decode(errors="surrogateescape").splitlines()
+        found = [_parse_entry(line) for line in lines]
+        return sorted((e for e in found if e.name != "."), key=lambda e: e.name)
+
+    def digests(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Have the far end hash, and yield what it says; see Store."""
+        wanted = set(names)
+        if not wanted:
+            return
+        with self._script("digests") as process:
+            process.write("".join(f"{name}\n" for name in sorted(wanted)).encode())
+            process.close_stdin()
+            rest = _after_mark(process)
+            done = False
+            while part := process.read():
+                *lines, tail = (bytes(rest) + part).split(b"\n")
+                rest = bytearray(tail)
+                for line in lines:
+                    done = done or line + b"\n" == DONE
+                    match = _DIGEST_LINE.fullmatch(line.decode(errors="replace"))
+                    if match is not None and match.group(2) in wanted:
+                        yield match.group(2), match.group(1)
+            result = self._finish(process)
+        if not done:
+            raise self._failure(result)
+
+    def make_stable(self, folder: str) -> None:
+        """Have the far end flush to its disk; see Store."""
+        self._expect_done(self._call("make_stable", folder))
+
+    def delete(self, name: str) -> None:
+        """Remove a file there; see Store."""
+        self._expect_done(self._call("delete", name))
+
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder there; see Store."""
+        self._expect_done(self._call("delete_folder", name))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._host.close()
+
+    @contextlib.contextmanager
+    def _script(self, verb: str, *words: str) -> Iterator[Process]:
+        argv = ["/bin/sh", "-c", _SCRIPTS[verb], "sh", self._root, *words]
+        try:
+            process = self._host.spawn(argv, stdin=True)
+        except HostUnreachableError as error:
+            raise StoreError(error.message, hint=error.hint, transient=True) from None
+        try:
+            yield process
+        finally:
+            if process.alive():
+                process.destroy()
+            process.release()
+
+    def _call(self, verb: str, *words: str, stdin: str = "") -> Result:
+        with self._script(verb, *words) as process:
+            with contextlib.suppress(BrokenPipeError):
+                process.write(stdin.encode())
+            return self._finish(process)
+
+    def _finish(self, process: Process) -> Result:
+        try:
+            return self._host.finish(process)
+        except HostUnreachableError as error:
+            raise StoreError(error.message, transient=True) from None
+
+    def _body(self, result: Result) -> bytes:
+        """Return what stands between the marks."""
+        _, mark, body = result.stdout.partition(MARK)
+        if not mark or not body.endswith(DONE):
+            raise self._failure(result)
+        return body.removesuffix(DONE)
+
+    def _expect_done(self, result: Result) -> None:
+        if result.code != 0 or not result.stdout.endswith(DONE):
+            raise self._failure(result)
+
+    def _expect(self, result: Result) -> None:
+        if result.code != 0:
+            raise self._failure(result)
+
+    def _failure(self, result: Result) -> StoreError:
+        """Return the error for a script that did not do its work."""
+        if result.code == GONE:
+            return StoreError(f"{self.address} is gone", transient=False)
+        if result.code == CUT:
+            return StoreError(
+                f"{self.address}: the transfer was cut on the way", transient=True
+            )
+        cut_short = result.code == 0 or result.code < 0 or result.code > _SIGNALLED
+        reason = last_line(result.stderr) if result.stderr else "it gave no reason"
+        return StoreError(f"{self.address}: {reason}", transient=cut_short)
+
+
+def _after_mark(process: Process) -> bytearray:
+    """Read up to the mark and return what came behind it."""
+    seen = bytearray()
+    while True:
+        place = seen.find(MARK)
+        if place >= 0:
+            return seen[place + len(MARK) :]
+        part = process.read()
+        if not part or len(seen) > NOISE_BYTES:
+            return bytearray()
+        seen += part
+
+
+def _parse_entry(line: str) -> Entry:
+    """Return what one line of ``ls -lnd`` says.
+
+    A line that is no such line (a name with a line feed makes one) is returned
+    as something foreign, by its own text.
+    """
+    match = _LISTED.fullmatch(line)
+    if match is None:
+        return Entry(line, 0, "other")
+    letter, size, name = match.groups()
+    kind = {"-": "file", "d": "folder"}.get(letter, "other")
+    name = name.removeprefix("./")
+    return Entry(name, int(size) if kind == "file" else 0, kind)

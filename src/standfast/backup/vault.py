@@ -1,0 +1,198 @@
+"""A vault as this machine sees it: its place, its document, what is pinned of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from standfast.backup.minisign import PublicKey
+from standfast.backup.model import (
+    FORMAT,
+    LARGEST_DOCUMENT,
+    LARGEST_SUMS,
+    VAULT_DOCUMENT,
+    VaultInfo,
+    check_info,
+    decode,
+)
+from standfast.backup.proof import Survey, Trust, signed_names, survey
+from standfast.backup.recipients import X25519Recipient, parse_recipient
+from standfast.backup.state import Record, VaultState, all_records, known_at
+from standfast.errors import (
+    DamagedError,
+    NoVaultError,
+    NotFoundError,
+    NotTrustedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from standfast.backup.stores import Entry, Store
+    from standfast.clock import Clock
+
+
+@dataclass(frozen=True)
+class Vault:
+    """An opened vault.
+
+    Attributes:
+        store: where it lies.
+        info: its document, checked against what is pinned.
+        state: this machine's memory of it.
+        record: what is pinned, or None on a machine that does not know it.
+    """
+
+    store: Store
+    info: VaultInfo
+    state: VaultState
+    record: Record | None
+
+    @property
+    def address(self) -> str:
+        """Where it lies, as the user writes it."""
+        return self.store.address
+
+    def trust(self, signers: Sequence[str]) -> Trust:
+        """Return whose signatures count.
+
+        Args:
+            signers: keys given by the user, as text; they alone count if there are
+                any, otherwise those on record.
+        """
+        texts = list(signers)
+        if not texts and self.record is not None:
+            texts = [signer.key for signer in self.record.signers]
+        ledger = self.state.ledger()
+        return Trust(
+            vault=self.info.vault,
+            keys=frozenset(PublicKey.parse(text) for text in texts),
+            ledger=ledger,
+            remembers=self.state.signer_key() is not None,
+        )
+
+    def survey(self, trust: Trust) -> tuple[Survey, list[Entry]]:
+        """List the vault and judge all that signatures and the listing can tell."""
+        entries = self.store.entries()
+        small = self.store.get_small(signed_names(entries), LARGEST_SUMS)
+        return survey(entries, small, trust), entries
+
+
+def open_vault(store: Store, base: Path, clock: Clock) -> Vault:
+    """Return the vault at a store's address.
+
+    Raises:
+        NoVaultError: there is none.
+        DamagedError: its document cannot be read, differs from what is pinned, or
+            names an unknown vault where a known one was.
+    """
+    expected = known_at(base, store.address, clock)
+    try:
+        data = store.get(VAULT_DOCUMENT, LARGEST_DOCUMENT)
+    except NotFoundError:
+        raise NoVaultError(
+            f"no vault at {store.address}: it has no {VAULT_DOCUMENT}",
+            hint="`standfast backup init` makes one; is the disk mounted?",
+        ) from None
+    info = check_info(decode(data, VaultInfo, VAULT_DOCUMENT), VAULT_DOCUMENT)
+    state = VaultState(base, info.vault, clock)
+    record = state.record()
+    if record is None and expected is not None:
+        raise DamagedError(
+            f"{VAULT_DOCUMENT} names vault {info.vault}, "
+            f"but {expected.vault} was at {store.address}",
+            hint="it was altered, or another vault was put there; if that was you, "
+            f"remove {VaultState(base, expected.vault, clock).folder}",
+        )
+    if record is not None:
+        _compare(info, record)
+    vault = Vault(store, info, state, record)
+    return vault if record is None else _remember_address(vault, record)
+
+
+def pin(vault: Vault, recipient: str, signers: Sequence[str]) -> Vault:
+    """Make a vault known to this machine by what the owner says of it.
+
+    Raises:
+        NotTrustedError: the vault names another recipient than the owner does.
+    """
+    if recipient != vault.info.recipient:
+        raise NotTrustedError(
+            f"{vault.address} asks to seal to {vault.info.recipient}, not to the "
+            f"recipient given",
+            hint="compare both with the recovery kit",
+        )
+    record = Record(
+        format=FORMAT,
+        vault=vault.info.vault,
+        recipient=recipient,
+        segment_size=vault.info.segment_size,
+        owners=[],
+        signers=[],
+        addresses=[vault.address],
+    )
+    vault.state.save_record(record)
+    return add_signers(replace(vault, record=record), signers, "given by hand")
+
+
+def add_signers(vault: Vault, keys: Sequence[str], name: str) -> Vault:
+    """Pin signing keys on record; known ones are left as they are."""
+    from standfast.backup.state import Signer  # noqa: PLC0415 - keeps the top short
+
+    record = vault.record
+    assert record is not None
+    known = {signer.key for signer in record.signers}
+    fresh = [Signer(key=key, name=name) for key in keys if key not in known]
+    if not fresh:
+        return vault
+    record = msgspec.structs.replace(record, signers=[*record.signers, *fresh])
+    vault.state.save_record(record)
+    return replace(vault, record=record)
+
+
+def vault_recipient(vault: Vault) -> X25519Recipient:
+    """Return whom segments are sealed to: the pinned recipient, never the vault's.
+
+    Raises:
+        NotTrustedError: nothing is pinned here.
+    """
+    if vault.record is None:
+        raise NotTrustedError(
+            f"this machine does not know the vault at {vault.address}",
+            hint="pass --recipient with the vault recipient from the recovery kit",
+        )
+    recipient = parse_recipient(vault.record.recipient)
+    if not isinstance(recipient, X25519Recipient):
+        raise UsageError(f"not a vault recipient: {vault.record.recipient}")
+    return recipient
+
+
+def forget_address(base: Path, address: str, clock: Clock) -> None:
+    """Let no older vault be expected at an address where a new one is made."""
+    for record in all_records(base, clock):
+        if address in record.addresses:
+            rest = [a for a in record.addresses if a != address]
+            state = VaultState(base, record.vault, clock)
+            state.save_record(msgspec.structs.replace(record, addresses=rest))
+
+
+def _compare(info: VaultInfo, record: Record) -> None:
+    pinned = (record.recipient, record.segment_size)
+    if (info.recipient, info.segment_size) != pinned:
+        raise DamagedError(
+            f"{VAULT_DOCUMENT} was altered: it does not say what is pinned here",
+            hint="the vault's host, or someone who can write there, changed it",
+        )
+
+
+def _remember_address(vault: Vault, record: Record) -> Vault:
+    if record.addresses[-1:] == [vault.address]:
+        return vault
+    others = [a for a in record.addresses if a != vault.address]
+    record = msgspec.structs.replace(record, addresses=[*others, vault.address])
+    vault.state.save_record(record)
+    return replace(vault, record=record)

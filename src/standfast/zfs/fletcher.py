@@ -120,7 +120,7 @@ class Fletcher4:
             raise ValueError("fletcher-4 is defined over whole 32-bit words")
         words = octets.view(self._order)
         at = np.asarray(marks, np.int64) // _WORD
-        states = np.zeros((at.size, 4), np.uint64)
+        states: Words = np.zeros((at.size, 4), np.uint64)
         first = 0
         for start in range(0, words.size, _SPAN):
             span = words[start : start + _SPAN]

@@ -77,7 +77,7 @@ def parse_nvlist(data: bytes | bytearray) -> NvList:
     else:
         raise _broken(0, f"unknown encoding {head[0]}/{head[1]}")
     pairs = reader.read_all()
-    if any(memoryview(data)[reader.at :]):
+    if data[reader.at :].strip(b"\0"):
         raise _broken(reader.at, "bytes after the end of the list")
     return pairs
 
@@ -99,6 +99,8 @@ class _Reader:
         self._order = order
         self._budget = MOST_VALUES
         self._word = Struct(order + "i")
+        self._twin = Struct(order + "ii")
+        self._front = Struct(order + "hhii")
         self._version = Struct(order + "iI")
 
     def read_all(self) -> NvList:
@@ -167,11 +169,11 @@ class _XdrReader(_Reader):
 
     def _pair(self, depth: int) -> tuple[str, Value] | None:
         start = self.at
-        size, decoded = self._unpack(Struct(">ii"))
+        size, decoded = self._unpack(self._twin)
         if size == 0 and decoded == 0:
             return None
         name = self._string()
-        kind, count = self._unpack(Struct(">ii"))
+        kind, count = self._unpack(self._twin)
         self._spend(1)
         value = self._value(kind, count, depth)
         if self.at - start != size:
@@ -228,8 +230,7 @@ class _NativeReader(_Reader):
         (size,) = self._unpack(self._word)
         if size == 0:
             return None
-        fields = self._unpack(Struct(self._order + "hhii"))
-        name_size, _reserved, count, kind = fields
+        name_size, _reserved, count, kind = self._unpack(self._front)
         end = start + size
         if size < self.at - start + name_size or end > len(self._data):
             raise _broken(start, f"a pair of {size} bytes cannot be")

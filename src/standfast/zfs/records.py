@@ -24,7 +24,7 @@ from standfast.zfs.nvlist import parse_nvlist
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from standfast.zfs.nvlist import NvList
+    from standfast.zfs.nvlist import NvList, Value
 
     Buffer = bytes | bytearray | memoryview
     # (header's buffer, its offset there) -> (payload length, toguid)
@@ -373,14 +373,13 @@ class StreamCheck:
 
     def _walk(self, view: memoryview) -> int:
         """Absorb all of a piece but an incomplete header or word; say how much."""
-        at = self._pass(view, 0) if self._left else 0
-        while not self._left and len(view) - at >= _HEADER:
-            if self._stage is _Stage.INSIDE:
+        at = 0
+        while True:
+            if self._left or self._stage is _Stage.INSIDE:
                 at = self._pass(view, at)
-                if self._left or len(view) - at < _HEADER:
-                    break
+            if self._left or len(view) - at < _HEADER:
+                break
             at = self._turn(view, at)
-            at = self._pass(view, at) if self._left else at
         if self._stage is _Stage.ENDED and at < len(view):
             raise self._corrupt(self._base + at, "data after the end of the stream")
         self._base += at
@@ -550,33 +549,39 @@ class StreamCheck:
         if any(header[self._layout.kind.size :]):
             raise self._corrupt(where, "padding of an END record is not zero")
         if self._list:
-            self._compare(parse_nvlist(self._list))
+            self._compare(self._parse_list())
         if not any(stream.toname == self.name for stream in self._streams):
-            raise StreamError(f"stream lacks the snapshot it is named for: {self.name}")
+            raise _incomplete(self.name)
         self._stage = _Stage.ENDED
+
+    def _parse_list(self) -> NvList:
+        try:
+            return parse_nvlist(self._list)
+        except StreamError as error:
+            raise self._corrupt(_HEADER, error.message) from error
 
     def _compare(self, header: NvList) -> None:
         """Compare a compound stream with the list in its header.
 
         ``zfs send -R`` writes the last END even after it failed half way.
         """
-        datasets = _datasets(header)
+        if "fss" not in header:
+            return
+        datasets = _datasets(header["fss"])
+        tosnap, fromsnap = header.get("tosnap"), header.get("fromsnap")
         arrived = {stream.toguid for stream in self._streams}
         for dataset in datasets:
-            guid = dataset.guid_of(header.get("tosnap"))
-            if guid not in arrived:
-                text = f"stream lacks a snapshot that its header lists: {dataset.name}"
-                raise StreamError(f"{text}@{header.get('tosnap')}")
+            guid = dataset.guid_of(tosnap)
+            if not guid or guid not in arrived:
+                raise _incomplete(f"{dataset.name}@{tosnap!s}")
         known = {0} | {dataset.origin for dataset in datasets}
-        known |= {dataset.guid_of(header.get("fromsnap")) for dataset in datasets}
+        known |= {dataset.guid_of(fromsnap) for dataset in datasets}
         # A lone increment from a bookmark (`send -p -i`) has no fromsnap to name.
-        if "not_recursive" in header and "fromsnap" not in header:
-            known |= {stream.fromguid for stream in self._streams[:1]}
+        if "not_recursive" in header and not fromsnap and len(self._streams) == 1:
+            known.add(self._streams[0].fromguid)
         for stream in self._streams:
             if stream.fromguid not in known:
-                raise StreamError(
-                    f"stream lacks what {stream.toname} is incremental from"
-                )
+                raise _incomplete(f"what {stream.toname} is incremental from")
             known.add(stream.toguid)
 
     def _corrupt(self, where: int, what: str) -> StreamError:
@@ -632,13 +637,12 @@ class _Dataset:
         return guid if isinstance(guid, int) else 0
 
 
-def _datasets(header: NvList) -> list[_Dataset]:
+def _datasets(entries: Value) -> list[_Dataset]:
     """Return what ``fss`` lists.
 
     Raises:
         StreamError: it is not made as libzfs makes it.
     """
-    entries = header.get("fss", {})
     if not isinstance(entries, dict):
         raise StreamError("stream is corrupt: fss in its header is no list")
     found = []
@@ -646,7 +650,16 @@ def _datasets(header: NvList) -> list[_Dataset]:
         snaps = entry.get("snaps") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or not isinstance(snaps, dict):
             raise StreamError(f"stream is corrupt: its header lists no snaps in {key}")
-        origin = entry.get("origin", 0)
-        name = str(entry.get("name", key))
-        found.append(_Dataset(name, origin if isinstance(origin, int) else 0, snaps))
+        origin, name = entry.get("origin"), entry.get("name")
+        found.append(
+            _Dataset(
+                name if isinstance(name, str) else key,
+                origin if isinstance(origin, int) else 0,
+                snaps,
+            )
+        )
     return found
+
+
+def _incomplete(missing: str) -> StreamError:
+    return StreamError(f"stream is incomplete: it lacks {missing}")

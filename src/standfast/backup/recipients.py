@@ -633,6 +633,10 @@ def parse_recipient(text: str) -> AnyRecipient:
             hint="give its public key (age1..., or the .pub file's line); if the "
             "secret was pasted where others can see it, make a new one",
         )
+    if len(text.splitlines()) > 1:  # a second one must not be lost unseen
+        raise UsageError(
+            "a recipient is one line", hint="give each recipient by itself"
+        )
     if text.startswith("age1"):
         return _parse_age_recipient(text)
     if text.startswith(("ssh-", "ecdsa-", "sk-")):

@@ -228,6 +228,30 @@ def test_stages_name_the_part_that_is_damaged() -> None:
     assert caught.value.stage == "armor"
 
 
+@given(st.binary(max_size=200))
+def test_any_other_bytes_are_refused_in_our_own_words(data: bytes) -> None:
+    """No parser lets a foreign exception through, and none takes junk."""
+    assert refused(data)
+    assert refused(b"age-encryption.org/v1\n" + data)
+    assert refused(b"age-encryption.org/v1\n-> X25519 " + data)
+    try:
+        binary = age.dearmor(b"-----BEGIN AGE ENCRYPTED FILE-----\n" + data)
+    except AgeError:
+        return
+    assert refused(binary)  # an end line alone armors the empty file
+
+
+@given(st.integers(0, 203), st.binary(min_size=1, max_size=70))
+def test_inserted_bytes_are_detected(place: int, more: bytes) -> None:
+    """Also a line, a space or a CR within the header."""
+    data = age.encrypt(b"text", [IDENTITY.recipient])
+    changed = data[:place] + more + data[place:]
+
+    assert refused(changed)
+    assert refused(data[:place] + b"\r" + data[place:])
+    assert refused(data[:place] + b"\n" + data[place:])
+
+
 # --- header
 
 

@@ -480,6 +480,10 @@ def ask_wrong(_: str) -> str:
     return "not it"
 
 
+def ask_empty(_: str) -> str:
+    return ""
+
+
 def test_an_identity_file_may_hold_several_keys(hybrid: HybridIdentity) -> None:
     other = X25519Identity.generate()
     text = f"# ours\n{IDENTITY.text}\n\n{other.text}\r\n  {hybrid.text}  \n"
@@ -529,8 +533,9 @@ def test_an_ssh_key_may_be_encrypted(keys: Path, name: str) -> None:
     (identity,) = parse_identities(data, "f", ask_right)
 
     assert age.decrypt(age.encrypt(b"text", [recipient]), [identity]) == b"text"
-    with pytest.raises(NoIdentityError, match="wrong passphrase for: f"):
-        parse_identities(data, "f", ask_wrong)
+    for ask in (ask_wrong, ask_empty):
+        with pytest.raises(NoIdentityError, match="wrong passphrase for: f"):
+            parse_identities(data, "f", ask)
     with pytest.raises(NoIdentityError, match="nobody can be asked: f"):
         parse_identities(data, "f", None)
 

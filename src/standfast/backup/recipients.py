@@ -849,14 +849,11 @@ def _private_key(data: bytes, source: str, ask: Ask) -> Identity:
         )
     try:
         key = _load_private(data, source, None)
-    except TypeError:  # the library's way to say that it takes a passphrase
-        passphrase = _passphrase(source, ask)
-        try:
-            key = _load_private(data, source, _passphrase_bytes(passphrase))
-        except ValueError:
-            raise _wrong_passphrase(source) from None
-    except ValueError:
-        raise UsageError(f"not a private key that can be read: {source}") from None
+    except (TypeError, ValueError) as error:
+        if not _is_locked(error):
+            message = f"not a private key that can be read: {source}"
+            raise UsageError(message) from None
+        key = _unlock(data, source, ask)
     if isinstance(key, Ed25519PrivateKey):
         return SshEd25519Identity(key.private_bytes_raw())
     if isinstance(key, RSAPrivateKey):
@@ -866,6 +863,20 @@ def _private_key(data: bytes, source: str, ask: Ask) -> Identity:
         f"a private key of a kind that age does not use: {source}",
         hint="use an ssh-ed25519 or ssh-rsa key, or an age identity file",
     )
+
+
+def _is_locked(error: Exception) -> bool:
+    # The library says so with a TypeError; its older releases, for OpenSSH's own
+    # form, with a ValueError that only its text tells from damage.
+    return isinstance(error, TypeError) or "password-protected" in str(error)
+
+
+def _unlock(data: bytes, source: str, ask: Ask) -> object:
+    passphrase = _passphrase_bytes(_passphrase(source, ask))
+    try:
+        return _load_private(data, source, passphrase)
+    except (TypeError, ValueError):  # a TypeError for an empty one
+        raise _wrong_passphrase(source) from None
 
 
 def _load_private(data: bytes, source: str, passphrase: bytes | None) -> object:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Protocol
+
+from standfast.errors import InterruptError
 
 
 class Clock(Protocol):
@@ -36,6 +39,26 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Return after that many seconds."""
         time.sleep(seconds)
+
+
+class StoppableClock(SystemClock):
+    """A system clock whose sleepers, in whatever thread, can all be woken."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+
+    def sleep(self, seconds: float) -> None:
+        """Return after that many seconds.
+
+        Raises:
+            InterruptError: ``stop`` was called, now or before.
+        """
+        if self._stopped.wait(seconds):
+            raise InterruptError("interrupted")
+
+    def stop(self) -> None:
+        """Wake every sleeper, and refuse all further sleep."""
+        self._stopped.set()
 
 
 def utc_text(seconds: float) -> str:

@@ -65,7 +65,9 @@ def size_text(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return ``0:42``, ``12:05`` or ``3:07:12``."""
+    """Return ``0.4 s``, ``0:42``, ``12:05`` or ``3:07:12``."""
+    if seconds < 10:  # noqa: PLR2004
+        return f"{max(0.0, seconds):.1f} s"
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)

@@ -73,7 +73,7 @@ def xdr_value(value: object) -> bytes:  # noqa: PLR0911 - a table
         case [int(), *_]:
             return struct.pack(f">I{len(value)}Q", len(value), *value)
         case [str(), *_]:
-            return b"".join(xdr_text(text) for text in value)
+            return b"".join(xdr_text(str(text)) for text in value)
         case list():
             return b"".join(xdr_list(tree) for tree in value)
     raise TypeError(value)

@@ -21,7 +21,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_LEVEL = 3
 LEVELS = range(1, 20)
@@ -91,10 +91,9 @@ def decompress(data: bytes | bytearray | memoryview, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _compressor(level: int, more: dict[zstd.CompressionParameter, int]) -> zstd.ZstdCompressor:
-    return zstd.ZstdCompressor(
-        options={_P.compression_level: level, _P.checksum_flag: 1, **more}
-    )
+def _compressor(level: int, more: Mapping[int, int]) -> zstd.ZstdCompressor:
+    options: dict[int, int] = {_P.compression_level: level, _P.checksum_flag: 1}
+    return zstd.ZstdCompressor(options=options | more)
 
 
 def _is_dense(piece: memoryview, probe: zstd.ZstdCompressor) -> bool:

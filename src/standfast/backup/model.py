@@ -152,7 +152,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def encode(document: msgspec.Struct) -> bytes:
     """Return a document's canonical bytes."""
     plain: Any = msgspec.to_builtins(document)
-    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+    return (
+        json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+    )
 
 
 def decode(data: bytes, kind: type[_T], source: str) -> _T:

@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from standfast.backup.vault import Vault
 
 
-def open_vault_identity(
-    vault: Vault, identities: Sequence[Identity]
-) -> X25519Identity:
+def open_vault_identity(vault: Vault, identities: Sequence[Identity]) -> X25519Identity:
     """Return the vault identity, opened with an owner's key.
 
     The vault identity itself is accepted too, as ``age -d identity.age`` gives it.
@@ -149,6 +147,10 @@ def segments(
                 if not ahead:
                     break
                 yield ahead.popleft().result()
+    except BaseException:
+        # Workers may be waiting for a far end that never answers.
+        vault.store.close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

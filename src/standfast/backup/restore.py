@@ -8,15 +8,15 @@ passed its checks; a receiver that gets no end keeps nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from standfast.backup.opening import read_manifest, segments
+from standfast.backup.model import LARGEST_MANIFEST, MANIFEST_OBJECT
+from standfast.backup.opening import open_manifest, segments
 from standfast.backup.plan import choose_archive
-from standfast.backup.proof import COMMITTED
+from standfast.backup.proof import COMMITTED, REFUSED
 from standfast.backup.send import Guard
 from standfast.backup.verify import (
     Level,
@@ -28,8 +28,6 @@ from standfast.backup.verify import (
 from standfast.errors import (
     CommandError,
     DamagedError,
-    NotTrustedError,
-    StandfastError,
     UsageError,
 )
 from standfast.zfs.streams import exists, guid_of, receive_argv
@@ -70,9 +68,7 @@ class Found:
     manifest: Manifest
 
 
-def find(
-    vault: Vault, wanted: str, trust: Trust, identity: X25519Identity
-) -> Found:
+def find(vault: Vault, wanted: str, trust: Trust, identity: X25519Identity) -> Found:
     """Choose the archive that a person means, and check listing and signature.
 
     Raises:
@@ -82,32 +78,46 @@ def find(
     """
     survey, _ = vault.survey(trust)
     whole = [a for a in survey.archives if a.standing == COMMITTED]
-    fitting = [a for a in survey.archives if a.id == wanted]
-    if fitting:
-        refuse(fitting[0])
-    manifests: dict[str, Manifest] = {}
-    unread: list[StandfastError] = []
-    for archive in whole:
-        try:
-            manifests[archive.id] = read_manifest(vault, archive, identity)
-        except DamagedError as error:
-            unread.append(error)
+    for archive in survey.archives:
+        if archive.id == wanted:
+            refuse(archive)
+    manifests, unread = manifests_of(vault, whole, identity)
     try:
         chosen = choose_archive(wanted, whole, manifests)
     except UsageError:
         # What is wanted may be among those that were refused: say so first.
         for archive in survey.archives:
-            if archive.findings and archive.standing not in {COMMITTED, "unfinished"}:
+            if archive.standing == REFUSED:
                 refuse(archive)
-        if unread:
-            raise unread[0] from None
+        for error in unread.values():
+            raise error from None
         raise
-    if chosen.id not in manifests:
-        raise unread[0]
+    if chosen.id in unread:
+        raise unread[chosen.id]
     return Found(chosen, manifests[chosen.id])
 
 
-def check_before(vault: Vault, found: Found, progress: Callable[[int, int], None]) -> None:
+def manifests_of(
+    vault: Vault, archives: Sequence[Archive], identity: X25519Identity
+) -> tuple[dict[str, Manifest], dict[str, DamagedError]]:
+    """Open the manifests of archives; return them and what failed, by archive id."""
+    names = [archive.path(MANIFEST_OBJECT) for archive in archives]
+    sealed = vault.store.get_small(names, LARGEST_MANIFEST)
+    opened: dict[str, Manifest] = {}
+    failed: dict[str, DamagedError] = {}
+    for archive, name in zip(archives, names, strict=True):
+        try:
+            if name not in sealed:
+                raise DamagedError(f"{name} is missing")
+            opened[archive.id] = open_manifest(vault, archive, identity, sealed[name])
+        except DamagedError as error:
+            failed[archive.id] = error
+    return opened, failed
+
+
+def check_before(
+    vault: Vault, found: Found, progress: Callable[[int, int], None]
+) -> None:
     """Hash every object of the archive where it lies.
 
     Raises:
@@ -295,12 +305,9 @@ def check_receiver(
             f"{manifest.name} is no send stream",
             hint="use --output FILE",
         )
-    if manifest.stream.from_guid != "0":
-        return
-    with contextlib.suppress(NotTrustedError):
-        if exists(host, target.partition("@")[0]) and "-F" not in flags:
-            raise UsageError(
-                f"{target} exists already",
-                hint="choose a new name, or pass --force to let zfs receive "
-                "roll it back (-F)",
-            )
+    if exists(host, target.partition("@")[0]) and "-F" not in flags:
+        raise UsageError(
+            f"{target} exists already",
+            hint="choose a new name, or pass --force to let zfs receive "
+            "roll it back (-F)",
+        )

@@ -117,6 +117,10 @@ class SealingLine:
                 if count < self._recipe.segment_size:
                     break
             return [future.result() for future in futures]
+        except BaseException:
+            # Workers may be waiting for a far end that never answers.
+            self._store.close()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -168,9 +172,7 @@ class SealingLine:
         finally:
             self._sealed.put(out)
         self._progress(0, size)
-        return Segment(
-            size=count, fingerprint=mark, object_size=size, sha256=digest
-        )
+        return Segment(size=count, fingerprint=mark, object_size=size, sha256=digest)
 
 
 def seal_into(plain: memoryview, out: memoryview, recipe: Recipe) -> int:

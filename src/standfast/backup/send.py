@@ -192,7 +192,9 @@ class Outcome:
     stored: int
 
 
-def send(vault: Vault, plan: SendPlan, producer: Producer, sender: Sender) -> Outcome:
+def send_archive(
+    vault: Vault, plan: SendPlan, producer: Producer, sender: Sender
+) -> Outcome:
     """Make one archive and commit it.
 
     Raises:
@@ -223,14 +225,7 @@ def send(vault: Vault, plan: SendPlan, producer: Producer, sender: Sender) -> Ou
     return outcome
 
 
-def start_zfs(host: Host, plan: SendPlan) -> CommandProducer:
-    """Start the plan's producer."""
-    return CommandProducer(host.spawn(plan.command))
-
-
-def _commit(
-    vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender
-) -> Outcome:
+def _commit(vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender) -> Outcome:
     """Write the sums, make all of it stable, then sign: the commit point.
 
     The ledger knows the number before the signature is written and learns of the

@@ -19,7 +19,7 @@ from standfast.backup.model import (
 )
 from standfast.backup.proof import Survey, Trust, signed_names, survey
 from standfast.backup.recipients import X25519Recipient, parse_recipient
-from standfast.backup.state import Record, VaultState, all_records, known_at
+from standfast.backup.state import Record, Signer, VaultState, all_records, known_at
 from standfast.errors import (
     DamagedError,
     NoVaultError,
@@ -114,8 +114,11 @@ def open_vault(store: Store, base: Path, clock: Clock) -> Vault:
     return vault if record is None else _remember_address(vault, record)
 
 
-def pin(vault: Vault, recipient: str, signers: Sequence[str]) -> Vault:
+def pin(vault: Vault, recipient: str) -> Vault:
     """Make a vault known to this machine by what the owner says of it.
+
+    This machine's own signing key is made and trusted here; other machines' keys
+    are not, since the vault is no witness for them.
 
     Raises:
         NotTrustedError: the vault names another recipient than the owner does.
@@ -126,30 +129,16 @@ def pin(vault: Vault, recipient: str, signers: Sequence[str]) -> Vault:
             f"recipient given",
             hint="compare both with the recovery kit",
         )
+    key = vault.state.make_signer_key()
     record = Record(
         format=FORMAT,
         vault=vault.info.vault,
         recipient=recipient,
         segment_size=vault.info.segment_size,
         owners=[],
-        signers=[],
+        signers=[Signer(key=key.public.text, name="this machine")],
         addresses=[vault.address],
     )
-    vault.state.save_record(record)
-    return add_signers(replace(vault, record=record), signers, "given by hand")
-
-
-def add_signers(vault: Vault, keys: Sequence[str], name: str) -> Vault:
-    """Pin signing keys on record; known ones are left as they are."""
-    from standfast.backup.state import Signer  # noqa: PLC0415 - keeps the top short
-
-    record = vault.record
-    assert record is not None
-    known = {signer.key for signer in record.signers}
-    fresh = [Signer(key=key, name=name) for key in keys if key not in known]
-    if not fresh:
-        return vault
-    record = msgspec.structs.replace(record, signers=[*record.signers, *fresh])
     vault.state.save_record(record)
     return replace(vault, record=record)
 

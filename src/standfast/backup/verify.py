@@ -266,9 +266,7 @@ def refuse(archive: Archive) -> Archive:
 def _with(archive: Archive, findings: Sequence[Finding]) -> Archive:
     if not findings:
         return archive
-    return replace(
-        archive, standing=REFUSED, findings=(*archive.findings, *findings)
-    )
+    return replace(archive, standing=REFUSED, findings=(*archive.findings, *findings))
 
 
 def _find(archives: Sequence[Archive], prefix: str) -> Archive:

@@ -1,1 +1,116 @@
-"""."""
+"""The command line: arguments in, exit status out. Only here does anything exit.
+
+An area (``backup``) is imported when it is named, so that ``standfast --help``
+stays quick and one area's libraries never burden another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from standfast import __version__
+from standfast.errors import ExitStatus, InterruptError, StandfastError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AREAS = {
+    "backup": "ZFS snapshots off-site: encrypted, proven whole, restorable",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaints are our errors."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:  # noqa: ANN401
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        keywords.setdefault("allow_abbrev", False)
+        super().__init__(*args, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+
+def build_parser(argv: Sequence[str]) -> Parser:
+    """Return the parser, with the details of the named area only."""
+    parser = Parser(
+        prog="standfast",
+        description="Keeps a few ZFS and HAProxy machines standing.",
+        epilog="`standfast AREA --help` says more of each area.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    areas = parser.add_subparsers(metavar="AREA", required=True)
+    for name, summary in AREAS.items():
+        area = areas.add_parser(name, help=summary, description=summary)
+        if name in argv[:1]:
+            import_module(f"standfast.cli.{name}").add_parsers(area)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _fail(InterruptError("interrupted"), argv)
+    except StandfastError as error:
+        return _fail(error, argv)
+    except SystemExit as error:  # argparse, after --help and --version
+        return int(error.code or 0)
+    except MemoryError:
+        return _fail(StandfastError("out of memory"), argv)
+
+
+def run() -> NoReturn:
+    """Entry point of the ``standfast`` program."""
+    # A write to a closed pipe must be an error that we can report.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _terminate)
+    os.umask(0o077)
+    status = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Nobody listens any more; keep the interpreter from complaining of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = build_parser(argv)
+    arguments = parser.parse_args(list(argv))
+    if not hasattr(arguments, "run"):
+        parser.error("a command is missing")
+    status: int = arguments.run(arguments)
+    return status
+
+
+def _fail(error: StandfastError, argv: Sequence[str]) -> int:
+    if "--json" in argv:
+        body = {"message": error.message, "hint": error.hint, "status": error.status}
+        print(json.dumps({"error": body}, indent=2))  # noqa: T201 - the one edge
+    try:
+        sys.stderr.write(f"standfast: error: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"standfast: hint: {error.hint}\n")
+    except OSError:
+        pass  # standard error is gone; the status still tells
+    return int(error.status)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+__all__ = ["AREAS", "ExitStatus", "Parser", "build_parser", "main", "run"]

@@ -118,7 +118,9 @@ class DirectoryStore:
         """Hash files in a few threads; see Store."""
         wanted = list(names)
         with ThreadPoolExecutor(min(HASHERS, os.cpu_count() or 1)) as pool:
-            for name, digest in zip(wanted, pool.map(self._digest, wanted), strict=True):
+            for name, digest in zip(
+                wanted, pool.map(self._digest, wanted), strict=True
+            ):
                 if digest:
                     yield name, digest
 

@@ -47,6 +47,7 @@ class RetryingStore:
         self._chance = chance
         self._patience = patience
         self._tell = tell
+        self._closed = False
 
     @property
     def address(self) -> str:
@@ -97,7 +98,7 @@ class RetryingStore:
                     left.pop(name, None)
                     yield name, digest
             except StoreError as error:
-                if not error.transient or next(failures, None) is None:
+                if not error.transient or self._closed or next(failures, None) is None:
                     raise
                 self._tell(error.message)
             else:
@@ -116,7 +117,8 @@ class RetryingStore:
         self._again(lambda: self._inner.delete_folder(name))
 
     def close(self) -> None:
-        """Let go of connections and processes."""
+        """Break off what is under way in any thread, and try nothing again."""
+        self._closed = True
         self._inner.close()
 
     def _is_ours(self, name: str, data: Buffer) -> bool:
@@ -131,7 +133,7 @@ class RetryingStore:
             try:
                 return call()
             except StoreError as error:
-                if not error.transient:
+                if not error.transient or self._closed:
                     raise
                 last = error
         assert last is not None

@@ -1,0 +1,83 @@
+"""Clearing what interrupted sends left: never an archive that was ever signed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from standfast.backup.model import archive_folder
+from standfast.backup.proof import LEFTOVER, UNFINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from standfast.backup.proof import Survey
+    from standfast.backup.vault import Vault
+
+REMOVE = "remove"
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do with one leftover, and why."""
+
+    object: str
+    action: str
+    why: str
+    size: int
+
+
+def plan_clean(
+    survey: Survey, started: Mapping[str, bool], whose: Iterable[str]
+) -> list[Step]:
+    """Decide about each leftover. Pure.
+
+    Args:
+        survey: the judged vault.
+        started: archives begun on this machine -> whether their sender lives.
+        whose: ``ours``, ``others``: whose leftovers may go. Another machine's may be
+            a send that runs right now.
+    """
+    allowed = set(whose)
+    steps: list[Step] = []
+    for archive in survey.archives:
+        if archive.standing == UNFINISHED:
+            action, why = _fate(archive.id, started, allowed)
+            name = archive_folder(archive.id)
+            steps.append(Step(name, action, why, archive.stored))
+    for finding in survey.all_findings():
+        if finding.grade == LEFTOVER and finding.object.rpartition("/")[2][:1] == ".":
+            if not any(finding.object.startswith(f"{s.object}/") for s in steps):
+                why = "a transfer that was cut"
+                steps.append(Step(finding.object, REMOVE, why, 0))
+    return steps
+
+
+def clean(vault: Vault, steps: Iterable[Step]) -> None:
+    """Do what was planned.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    for step in steps:
+        if step.action != REMOVE:
+            continue
+        archive = step.object.rpartition("/")[2]
+        if step.object == archive_folder(archive):
+            vault.store.delete_folder(step.object)
+            vault.state.forget_started(archive)
+        else:
+            vault.store.delete(step.object)
+
+
+def _fate(
+    archive: str, started: Mapping[str, bool], allowed: set[str]
+) -> tuple[str, str]:
+    if started.get(archive):
+        return KEEP, "its sender is at work"
+    if archive in started:
+        return REMOVE, "its sender, on this machine, is dead"
+    if "others" in allowed:
+        return REMOVE, "begun elsewhere, and you say that nobody is sending"
+    return KEEP, "begun elsewhere; it may be under way (--others removes it)"

@@ -1,0 +1,224 @@
+"""``standfast backup list``, ``verify``, ``kit`` and ``clean``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from standfast.backup.clean import REMOVE, clean, plan_clean
+from standfast.backup.proof import COMMITTED, DISTRUST, REFUSED, UNFINISHED
+from standfast.backup.recovery import kit_text
+from standfast.backup.restore import manifests_of
+from standfast.backup.verify import Level, Verifier, fetched_digests, verify
+from standfast.clock import utc_text
+from standfast.console import table
+from standfast.units import size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from standfast.backup.model import Manifest
+    from standfast.backup.proof import Archive, Finding, Survey
+    from standfast.backup.verify import Report
+    from standfast.backup.vault import Vault
+    from standfast.cli.session import Session
+
+
+def list_vault(session: Session) -> int:
+    """Show what a vault holds, by ids or, with a key, by names."""
+    vault = session.vault()
+    survey, _ = vault.survey(session.trust(vault))
+    manifests: Mapping[str, Manifest] = {}
+    if session.arguments.identity or session.arguments.passphrase_file:
+        whole = [a for a in survey.archives if a.standing == COMMITTED]
+        identity = session.identity(vault)
+        manifests, unread = manifests_of(vault, whole, identity)
+        for archive, error in unread.items():
+            session.console.note(f"{archive}: {error.message}")
+    archives = sorted(survey.archives, key=_time)
+    document = {
+        "vault": vault.info.vault,
+        "address": vault.address,
+        "archives": [_archive_document(a, manifests.get(a.id)) for a in archives],
+    }
+    session.console.result(document, _listing(archives, manifests))
+    return 0
+
+
+def _listing(archives: Sequence[Archive], manifests: Mapping[str, Manifest]) -> str:
+    if not archives:
+        return "the vault holds no archive"
+    named = ["NAME", "GUID"] if manifests else []
+    rows: list[list[str]] = []
+    for archive in archives:
+        row = [
+            archive.id,
+            utc_text(_time(archive)) if archive.statement else "-",
+            size_text(archive.stored),
+            archive.signer[:10] or "-",
+            archive.standing,
+        ]
+        if manifests:
+            manifest = manifests.get(archive.id)
+            stream = manifest.stream if manifest else None
+            row.append(manifest.name if manifest else "?")
+            row.append(stream.guid if stream else "-")
+        rows.append(row)
+    return table(["ARCHIVE", "SENT", "STORED", "SIGNER", "STATE", *named], rows)
+
+
+def _archive_document(archive: Archive, manifest: Manifest | None) -> dict[str, Any]:
+    statement = archive.statement
+    document: dict[str, Any] = {
+        "archive": archive.id,
+        "state": archive.standing,
+        "stored_bytes": archive.stored,
+        "objects": len(archive.sizes),
+        "signer": archive.signer or None,
+        "sequence": statement.sequence if statement else None,
+        "time": statement.time if statement else None,
+        "findings": [_finding_document(f) for f in archive.findings],
+    }
+    if manifest is not None:
+        document["name"] = manifest.name
+        document["bytes"] = manifest.size
+        document["created"] = manifest.created
+        document["host"] = manifest.host
+        document["stream"] = _stream_document(manifest)
+    return document
+
+
+def _stream_document(manifest: Manifest) -> dict[str, Any] | None:
+    stream = manifest.stream
+    if stream is None:
+        return None
+    return {
+        "name": stream.name,
+        "guid": stream.guid,
+        "from_guid": stream.from_guid,
+        "features": stream.features,
+        "substreams": [
+            {"name": s.name, "guid": s.guid, "from_guid": s.from_guid, "kind": s.kind}
+            for s in stream.substreams
+        ],
+    }
+
+
+def _time(archive: Archive) -> int:
+    return archive.statement.time if archive.statement else 0
+
+
+def verify_vault(session: Session) -> int:
+    """Prove a vault, and name whatever is wrong with it."""
+    arguments = session.arguments
+    vault = session.vault()
+    trust = session.trust(vault)
+    level = Level(arguments.level)
+    identity = session.identity(vault) if level is Level.DECRYPT else None
+    digests = fetched_digests(vault.store) if arguments.fetch else vault.store.digests
+    progress = session.console.progress("verifying", 0, session.clock)
+    with progress.shown() as add:
+        verifier = Verifier(level, digests, identity, add)
+        report = verify(vault, trust, arguments.archives, verifier)
+    status = report.status()
+    _report_verification(session, vault, report)
+    return status
+
+
+def _report_verification(session: Session, vault: Vault, report: Report) -> None:
+    findings = report.all_findings()
+    document = {
+        "vault": vault.info.vault,
+        "address": vault.address,
+        "level": report.level,
+        "ok": report.status() == 0,
+        "status": report.status(),
+        "archives": [_archive_document(c.archive, c.manifest) for c in report.checked],
+        "findings": [_finding_document(f) for f in findings],
+    }
+    for finding in findings:
+        session.console.result_line(
+            f"{finding.grade}: {finding.object}: {finding.text}"
+        )
+    if any(f.grade == DISTRUST for f in findings) and vault.record is None:
+        session.console.note(
+            "this machine knows none of the vault's signers; take the key from the "
+            "recovery kit and pass --signer KEY"
+        )
+    session.console.result(document, _verdict(report))
+
+
+def _verdict(report: Report) -> str:
+    standing = [checked.archive.standing for checked in report.checked]
+    good = standing.count(COMMITTED)
+    text = f"{good} of {good + standing.count(REFUSED)} archives are whole"
+    how = {
+        Level.LISTING: "by listing and signature; no object was read",
+        Level.HASH: "every object's hash is the signed one",
+        Level.DECRYPT: "every byte was decrypted and checked",
+    }[report.level]
+    text += f" ({how})" if good else ""
+    unfinished = standing.count(UNFINISHED)
+    if unfinished:
+        text += f"; {unfinished} unfinished, no backups"
+    return text
+
+
+def kit(session: Session) -> int:
+    """Print the page that an owner keeps away from the vault."""
+    vault = session.vault()
+    record = vault.record
+    owners = record.owners if record else []
+    signers = [signer.key for signer in record.signers] if record else []
+    document = {
+        "vault": vault.info.vault,
+        "address": vault.address,
+        "recipient": record.recipient if record else vault.info.recipient,
+        "owners": owners,
+        "signers": signers,
+        "known_here": record is not None,
+    }
+    text = kit_text(vault.info, vault.address, owners, signers)
+    if record is None:
+        session.console.note(
+            "this machine did not make that vault: what is printed is the vault's "
+            "own word; print the kit where the vault was made"
+        )
+    session.console.result(document, text.rstrip("\n"))
+    return 0
+
+
+def clean_vault(session: Session) -> int:
+    """Remove what interrupted sends have left."""
+    vault = session.vault()
+    survey, _ = vault.survey(session.trust(vault))
+    whose = ["ours", "others"] if session.arguments.others else ["ours"]
+    steps = plan_clean(survey, vault.state.started(), whose)
+    if not session.arguments.dry_run:
+        clean(vault, steps)
+        _forget_gone(vault, survey)
+    document = {
+        "vault": vault.info.vault,
+        "dry_run": session.arguments.dry_run,
+        "steps": [vars(step) for step in steps],
+    }
+    lines = [
+        f"{'would ' if session.arguments.dry_run else ''}{step.action} {step.object} "
+        f"({size_text(step.size)}): {step.why}"
+        for step in steps
+    ]
+    freed = sum(step.size for step in steps if step.action == REMOVE)
+    lines.append(f"{size_text(freed)} in leftovers to remove" if steps else "all clean")
+    session.console.result(document, "\n".join(lines))
+    return 0
+
+
+def _forget_gone(vault: Vault, survey: Survey) -> None:
+    """Drop marks of dead senders that left nothing, or ended by committing."""
+    present = {a.id for a in survey.archives if a.standing == UNFINISHED}
+    for archive, lives in vault.state.started().items():
+        if not lives and archive not in present:
+            vault.state.forget_started(archive)
+
+
+def _finding_document(finding: Finding) -> dict[str, str]:
+    return {"object": finding.object, "grade": finding.grade, "text": finding.text}

@@ -1,0 +1,164 @@
+"""What every backup command needs: the vault, the keys, the console, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import random
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from standfast.backup.state import state_folder
+from standfast.backup.stores import open_store
+from standfast.backup.stores.retry import RetryingStore
+from standfast.backup.vault import Vault, open_vault
+from standfast.clock import StoppableClock
+from standfast.console import Console
+from standfast.errors import NoIdentityError, UsageError
+from standfast.host.local import LocalHost
+from standfast.pace import Unlimited
+from standfast.units import parse_duration
+
+if TYPE_CHECKING:
+    import argparse
+
+    from standfast.backup.age import Identity
+    from standfast.backup.proof import Trust
+    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.stores import Store
+    from standfast.pace import Pace
+
+
+class Session:
+    """What one command holds open: clock, hosts, stores, console."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.clock = StoppableClock()
+        self.console = Console(
+            "json" if arguments.json else "text",
+            -1 if arguments.quiet else arguments.verbose,
+        )
+        self.base = state_folder(os.environ)
+        self.host = LocalHost()
+        self._exit = contextlib.ExitStack()
+        self._exit.callback(self.host.close)
+
+    def store(self, pace: Pace | None = None) -> Store:
+        """Return the store at the command's VAULT, with retries."""
+        address: str = self.arguments.vault
+        if "://" not in address:
+            address = os.path.abspath(address)  # noqa: PTH100 - keeps it a string
+        store = RetryingStore(
+            open_store(address, pace or Unlimited()),
+            clock=self.clock,
+            chance=random.Random(),
+            patience=parse_duration(self.arguments.retry_for),
+            tell=self.console.note,
+        )
+        self._exit.callback(store.close)
+        return store
+
+    def vault(self, pace: Pace | None = None) -> Vault:
+        """Return the vault at the command's VAULT."""
+        return open_vault(self.store(pace), self.base, self.clock)
+
+    def trust(self, vault: Vault) -> Trust:
+        """Return whose signatures count for this command."""
+        return vault.trust([read_signer(text) for text in self.arguments.signer])
+
+    def identity(self, vault: Vault) -> X25519Identity:
+        """Return the vault identity, opened with what the command was given."""
+        from standfast.backup.opening import open_vault_identity  # noqa: PLC0415
+
+        return open_vault_identity(vault, self._identities())
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._exit.close()
+
+    def _identities(self) -> list[Identity]:
+        from standfast.backup.recipients import (  # noqa: PLC0415
+            PassphraseIdentity,
+            parse_identities,
+        )
+
+        found: list[Identity] = []
+        for name in self.arguments.identity:
+            found += parse_identities(read_secret(name), name, ask)
+        if self.arguments.passphrase_file:
+            secret = read_passphrase(self.arguments.passphrase_file)
+            found.append(PassphraseIdentity(secret))
+        if not found:
+            raise NoIdentityError(
+                "this needs a key",
+                hint="pass --identity FILE, or --passphrase-file FILE",
+            )
+        return found
+
+
+def read_signer(text: str) -> str:
+    """Return a signing key given as itself or as the name of a file."""
+    if "/" in text or text.endswith(".pub") or Path(text).is_file():
+        try:
+            return Path(text).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            raise UsageError(f"cannot read a signing key from {text}") from None
+    return text
+
+
+def read_secret(name: str) -> bytes:
+    """Return the contents of a file that only its owner may read.
+
+    Raises:
+        UsageError: it cannot be read, or others can read it too.
+    """
+    try:
+        path = Path(name).expanduser()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) and mode & 0o077:
+            raise UsageError(
+                f"others can read {name}", hint=f"chmod 600 {name}, then try again"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise UsageError(f"cannot read {name}: {reason}") from None
+
+
+def read_passphrase(name: str) -> str:
+    """Return the first line of a file that only its owner may read.
+
+    Raises:
+        UsageError: it cannot be read, or the line is empty.
+    """
+    try:
+        line = read_secret(name).decode().partition("\n")[0].rstrip("\r")
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} holds no text") from None
+    if not line:
+        raise UsageError(f"{name} holds no passphrase in its first line")
+    return line
+
+
+def ask(prompt: str) -> str:
+    """Ask a person, on the terminal.
+
+    Raises:
+        NoIdentityError: there is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        raise NoIdentityError(
+            f"cannot ask for the {prompt}: no terminal",
+            hint="use a key without a passphrase, or --passphrase-file",
+        )
+    return getpass.getpass(f"{prompt}: ")
+
+
+def host_name() -> str:
+    """Return this machine's name."""
+    return socket.gethostname()

@@ -66,7 +66,7 @@ def skip_without_hybrid(identities: list[Identity]) -> None:
     for identity in identities:
         if isinstance(identity, HybridIdentity):
             try:
-                identity.recipient  # noqa: B018 - raises where it is missing
+                identity.recipient.wrap(bytes(16))
             except UsageError as error:
                 pytest.skip(error.message)
 

@@ -454,6 +454,7 @@ IMPOSSIBLE: list[tuple[str, int, Fields]] = [
     ("impossible OBJECT", OBJECT, {8: ("Q", 1), 24: ("I", 2**24 + 1), 40: GUID}),
     ("impossible OBJECT", OBJECT, {8: ("Q", 1), 28: ("I", 2**32 - 1), 40: GUID}),
     ("impossible OBJECT", OBJECT, {8: ("Q", 1), 36: ("I", 2**31), 40: GUID}),
+    ("impossible OBJECT", OBJECT, {8: ("Q", 1), 36: ("I", 30), 40: GUID}),
     ("impossible OBJECT_RANGE", RANGE, {8: ("Q", 2**48), 24: GUID}),
     ("impossible object number", FREE, {8: ("Q", 0), 32: GUID}),
     ("impossible object number", REDACT, {8: ("Q", 2**48), 32: GUID}),
@@ -489,6 +490,29 @@ def test_what_no_sender_writes_is_refused_at_its_header(
     sender.record(kind, fields)
     with pytest.raises(StreamError, match=f"^stream is corrupt at byte 624: {why}"):
         StreamCheck().feed(sender.out)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    kind=st.integers(0, 11),
+    body=st.binary(min_size=276, max_size=276),
+    fields=st.dictionaries(
+        st.sampled_from([8, 16, 24, 28, 32, 36, 40, 48, 52, 96]),
+        st.tuples(st.just("I"), st.sampled_from([0, 1, 4, 7, 30, 2**14, 2**32 - 1])),
+    ),
+)
+def test_any_record_is_taken_or_refused_never_stumbled_over(
+    kind: int, body: bytes, fields: Fields
+) -> None:
+    sender = Sender(recorded=False)
+    sender.begin("p@s", 7)
+    header = bytearray(struct.pack("<I", kind) + body + bytes(32))
+    for offset in (24, 32, 40):
+        struct.pack_into("<Q", header, offset, 7)
+    for offset, (code, value) in fields.items():
+        struct.pack_into("<" + code, header, offset, value)
+    with pytest.raises(StreamError):
+        check(bytes(sender.out + header + bytes(1000)), [999])
 
 
 @pytest.mark.parametrize(
@@ -563,11 +587,15 @@ def test_a_removed_substream_is_missed_when_the_header_lists_it(
         check(compound(left, LISTED, order))
 
 
-def test_without_a_list_only_the_named_snapshot_is_missed() -> None:
-    """Old senders' -I: what lies between can only be known from elsewhere."""
-    assert check(compound(CHAIN[1:])).fromguid == 11
+def test_without_a_list_the_chain_and_the_named_snapshot_are_all_there_is() -> None:
+    """Old senders' -I: that the first is missing can only be known from elsewhere."""
+    chain = [*CHAIN[:1], ("p/a@x", 15, 11), ("p/a@s2", 12, 15)]
+    assert check(compound(chain)).fromguid == 0
+    assert check(compound(chain[1:])).fromguid == 11
+    with pytest.raises(StreamError, match="it lacks what p/a@s2 is incremental from"):
+        check(compound([chain[0], chain[2]]))
     with pytest.raises(StreamError, match="it lacks p/a@s2"):
-        check(compound(CHAIN[:1]))
+        check(compound(chain[:2]))
     with pytest.raises(StreamError, match="it lacks p/a@s2"):
         check(compound([]))
 

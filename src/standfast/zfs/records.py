@@ -22,7 +22,7 @@ from standfast.zfs.fletcher import Fletcher4
 from standfast.zfs.nvlist import parse_nvlist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from standfast.zfs.nvlist import NvList, Value
 
@@ -191,6 +191,7 @@ class _Layout:
             or size > _LARGEST_BLOCK
             or slots > _MOST_SLOTS
             or length > _LARGEST_BONUS
+            or length % 4
         ):
             raise _RecordError(
                 f"impossible OBJECT (number {number}, blocks of {size} bytes, "
@@ -216,7 +217,7 @@ class _Layout:
 
     def _measure_spill(self, view: memoryview, at: int) -> tuple[int, int]:
         number, size, guid, packed = self._spill.unpack_from(view, at)
-        check_block(number, size, packed or size, "SPILL")
+        _check_block(number, size, packed or size, "SPILL")
         return packed or size, guid
 
     def _measure_embedded(self, view: memoryview, at: int) -> tuple[int, int]:
@@ -235,7 +236,7 @@ class _Layout:
         return (packed + 7) & ~7, guid
 
 
-def check_block(number: int, size: int, length: int, name: str) -> None:
+def _check_block(number: int, size: int, length: int, name: str) -> None:
     """Refuse lengths and object numbers that no sender can have written."""
     if (
         not 0 < number < _OBJECTS
@@ -422,7 +423,7 @@ class StreamCheck:
             kind, number, size, guid, compressed, packed = unpack(view, at)
             if kind == _WRITE:
                 length = packed if compressed else size
-                # The same rules as check_block, in line: this is the hot path.
+                # The same rules as _check_block, in line: this is the hot path.
                 if (
                     length & 3
                     or not 0 < length <= _LARGEST_BLOCK
@@ -430,7 +431,7 @@ class StreamCheck:
                     or not 0 < number < _OBJECTS
                 ):
                     mark(at)
-                    check_block(number, size, length, "WRITE")
+                    _check_block(number, size, length, "WRITE")
             elif kind in measures:
                 try:
                     length, guid = measures[kind](view, at)
@@ -548,8 +549,7 @@ class StreamCheck:
         """Check the last END of a compound stream, and that nothing is missing."""
         if any(header[self._layout.kind.size :]):
             raise self._corrupt(where, "padding of an END record is not zero")
-        if self._list:
-            self._compare(self._parse_list())
+        self._compare(self._parse_list() if self._list else {})
         if not any(stream.toname == self.name for stream in self._streams):
             raise _incomplete(self.name)
         self._stage = _Stage.ENDED
@@ -563,11 +563,11 @@ class StreamCheck:
     def _compare(self, header: NvList) -> None:
         """Compare a compound stream with the list in its header.
 
-        ``zfs send -R`` writes the last END even after it failed half way.
+        ``zfs send -R`` writes the last END even after it failed half way. Old
+        senders' -I leaves the list empty; then each dataset's first base is taken
+        on trust, and the others must still be in the stream.
         """
-        if "fss" not in header:
-            return
-        datasets = _datasets(header["fss"])
+        datasets = _datasets(header.get("fss", {}))
         tosnap, fromsnap = header.get("tosnap"), header.get("fromsnap")
         arrived = {stream.toguid for stream in self._streams}
         for dataset in datasets:
@@ -577,8 +577,9 @@ class StreamCheck:
         known = {0} | {dataset.origin for dataset in datasets}
         known |= {dataset.guid_of(fromsnap) for dataset in datasets}
         # A lone increment from a bookmark (`send -p -i`) has no fromsnap to name.
-        if "not_recursive" in header and not fromsnap and len(self._streams) == 1:
-            known.add(self._streams[0].fromguid)
+        lone = "not_recursive" in header and not fromsnap and len(self._streams) == 1
+        if lone or not datasets:
+            known |= set(_first_bases(self._streams).values())
         for stream in self._streams:
             if stream.fromguid not in known:
                 raise _incomplete(f"what {stream.toname} is incremental from")
@@ -607,8 +608,6 @@ class StreamCheck:
         if self._header is not None:
             features.update(self._header.features)
         named = [stream for stream in streams if stream.toname == self.name]
-        dataset = self.name.partition("@")[0]
-        same = [s for s in streams if s.toname.partition("@")[0] == dataset]
         return StreamFacts(
             bytes=self._bytes,
             records=self._records,
@@ -619,7 +618,7 @@ class StreamCheck:
             streams=streams,
             toname=self.name,
             toguid=named[-1].toguid,
-            fromguid=same[0].fromguid,
+            fromguid=_first_bases(streams)[_dataset_of(self.name)],
         )
 
 
@@ -659,6 +658,18 @@ def _datasets(entries: Value) -> list[_Dataset]:
             )
         )
     return found
+
+
+def _dataset_of(toname: str) -> str:
+    return toname.partition("@")[0]
+
+
+def _first_bases(streams: Iterable[Substream]) -> dict[str, int]:
+    """Return the fromguid of each dataset's first substream."""
+    bases: dict[str, int] = {}
+    for stream in streams:
+        bases.setdefault(_dataset_of(stream.toname), stream.fromguid)
+    return bases
 
 
 def _incomplete(missing: str) -> StreamError:

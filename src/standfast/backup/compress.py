@@ -93,7 +93,8 @@ def decompress(data: bytes | bytearray | memoryview, size: int) -> bytes:
 
 def _compressor(level: int, more: Mapping[int, int]) -> zstd.ZstdCompressor:
     options: dict[int, int] = {_P.compression_level: level, _P.checksum_flag: 1}
-    return zstd.ZstdCompressor(options=options | more)
+    options.update(more)
+    return zstd.ZstdCompressor(options=options)
 
 
 def _is_dense(piece: memoryview, probe: zstd.ZstdCompressor) -> bool:

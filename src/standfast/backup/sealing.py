@@ -12,7 +12,7 @@ import hashlib
 import mmap
 import os
 import queue
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -125,19 +125,15 @@ class SealingLine:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _free_buffer(self, futures: list[Future[Segment]]) -> mmap.mmap:
-        """Return a plaintext buffer; raise what a worker has raised meanwhile."""
-        while True:
-            for future in futures[-self._workers * 2 :]:
-                if future.done():
-                    future.result()
-            try:
-                return self._plain.get_nowait()
-            except queue.Empty:
-                wait([f for f in futures if not f.done()], 0.5, FIRST_EXCEPTION)
-                try:
-                    return self._plain.get(timeout=0.01)
-                except queue.Empty:
-                    continue
+        """Return a plaintext buffer; raise what a worker has raised meanwhile.
+
+        A worker gives its buffer back whether it failed or not, so this wakes.
+        """
+        buffer = self._plain.get()
+        for future in futures[-self._workers - 2 :]:
+            if future.done():
+                future.result()
+        return buffer
 
     def _fill(
         self,
@@ -162,13 +158,15 @@ class SealingLine:
     def _segment(self, index: int, buffer: mmap.mmap, count: int) -> Segment:
         out = self._sealed.get()
         try:
-            with memoryview(buffer)[:count] as plain, memoryview(out) as room:
-                mark = fingerprint(self._recipe.fingerprint_key, index, plain)
-                size = seal_into(plain, room, self._recipe)
+            try:
+                with memoryview(buffer)[:count] as plain, memoryview(out) as room:
+                    mark = fingerprint(self._recipe.fingerprint_key, index, plain)
+                    size = seal_into(plain, room, self._recipe)
+            finally:
                 self._plain.put(buffer)
-                with room[:size] as sealed:
-                    digest = hashlib.sha256(sealed).hexdigest()
-                    self._store.put(f"{self._folder}/{segment_name(index)}", sealed)
+            with memoryview(out)[:size] as sealed:
+                digest = hashlib.sha256(sealed).hexdigest()
+                self._store.put(f"{self._folder}/{segment_name(index)}", sealed)
         finally:
             self._sealed.put(out)
         self._progress(0, size)

@@ -389,66 +389,55 @@ class StreamCheck:
     def _pass(self, view: memoryview, start: int) -> int:
         """Absorb the rest of a payload, then records up to a BEGIN or END."""
         marks: list[int] = []
-        at = start + self._left
-        problem: _RecordError | None = None
+        at, problem = start + self._left, ""
         if self._stage is _Stage.INSIDE:
-            try:
-                at = self._measure(view, at, marks)
-            except _RecordError as error:
-                problem = error
-                at = marks.pop()
+            at, problem = self._measure(view, at, marks)
         size = len(view)
         end = at if at <= size else size - (size - start) % 4
         self._records += len(marks)
         self._left = at - end
         self._prove(view, start, end, marks)
-        if problem is not None:
-            raise self._corrupt(self._base + at, str(problem))
+        if problem:
+            raise self._corrupt(self._base + at, problem)
         return end
 
-    def _measure(self, view: memoryview, at: int, marks: list[int]) -> int:
-        """Go from header to header; say where the next BEGIN or END begins.
+    def _measure(self, view: memoryview, at: int, marks: list[int]) -> tuple[int, str]:
+        """Go from header to header, and note where each has its checksum.
 
-        Appends where each record's own checksum lies, or, last, where a record
-        begins that cannot be.
-
-        Raises:
-            _RecordError: there is such a record.
+        Returns:
+            Where the walk stopped: at a BEGIN or END, beyond the last whole header,
+            or at a record that cannot be; and why it cannot.
         """
         last = len(view) - _HEADER
         unpack, measures = self._layout.write.unpack_from, self._layout.measures
         wanted = self._begun.toguid
         mark = marks.append
-        while at <= last:
-            kind, number, size, guid, compressed, packed = unpack(view, at)
-            if kind == _WRITE:
-                length = packed if compressed else size
-                # The same rules as _check_block, in line: this is the hot path.
-                if (
-                    length & 3
-                    or not 0 < length <= _LARGEST_BLOCK
-                    or not 0 < size <= _LARGEST_BLOCK
-                    or not 0 < number < _OBJECTS
-                ):
-                    mark(at)
-                    _check_block(number, size, length, "WRITE")
-            elif kind in measures:
-                try:
+        try:
+            while at <= last:
+                kind, number, size, guid, compressed, packed = unpack(view, at)
+                if kind == _WRITE:
+                    length = packed if compressed else size
+                    # The rules of _check_block in line: this is the hot path.
+                    if (
+                        length & 3
+                        or not 0 < length <= _LARGEST_BLOCK
+                        or not 0 < size <= _LARGEST_BLOCK
+                        or not 0 < number < _OBJECTS
+                    ):
+                        _check_block(number, size, length, "WRITE")
+                elif kind in measures:
                     length, guid = measures[kind](view, at)
-                except _RecordError:
-                    mark(at)
-                    raise
-            elif kind in (_BEGIN, _END):
-                break
-            else:
-                mark(at)
-                raise _RecordError(f"unknown record type {kind}")
-            if guid != wanted:
-                mark(at)
-                raise _RecordError(f"a {_NAMES[kind]} of another snapshot: {guid:#x}")
-            mark(at + _RECORDED)
-            at += _HEADER + length
-        return at
+                elif kind in (_BEGIN, _END):
+                    break
+                else:
+                    return at, f"unknown record type {kind}"
+                if guid != wanted:
+                    return at, f"a {_NAMES[kind]} of another snapshot: {guid:#x}"
+                mark(at + _RECORDED)
+                at += _HEADER + length
+        except _RecordError as error:
+            return at, str(error)
+        return at, ""
 
     def _prove(self, view: memoryview, start: int, end: int, marks: list[int]) -> None:
         """Absorb a stretch and compare the checksums recorded in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import random
+    import random  # noqa: TID251 - the type of an argument
     from collections.abc import Iterator
 
     from standfast.clock import Clock

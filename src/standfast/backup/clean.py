@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from standfast.backup.model import archive_folder
+from standfast.backup.model import PART_PREFIX, archive_folder
 from standfast.backup.proof import LEFTOVER, UNFINISHED
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def plan_clean(
             action, why = _fate(archive.id, started, allowed)
             name = archive_folder(archive.id)
             steps.append(Step(name, action, why, archive.stored))
+    going = tuple(f"{step.object}/" for step in steps)
     for finding in survey.all_findings():
-        if finding.grade == LEFTOVER and finding.object.rpartition("/")[2][:1] == ".":
-            if not any(finding.object.startswith(f"{s.object}/") for s in steps):
-                why = "a transfer that was cut"
-                steps.append(Step(finding.object, REMOVE, why, 0))
+        part = finding.object.rpartition("/")[2].startswith(PART_PREFIX)
+        if finding.grade == LEFTOVER and part and not finding.object.startswith(going):
+            steps.append(Step(finding.object, REMOVE, "a transfer that was cut", 0))
     return steps
 
 

@@ -39,13 +39,12 @@ PROBE_LEVEL = -20
 _P = zstd.CompressionParameter
 # At level 3, hash tables of 2^16 entries stay in a 1 MiB cache: 16 % faster, 0.4 %
 # larger output than zstd's own choice for long inputs (bench/levels.py).
-_TUNED = {_P.hash_log: 16, _P.chain_log: 16}
+_TUNED: dict[int, int] = {_P.hash_log: 16, _P.chain_log: 16}
 
 
 def compress(data: memoryview, level: int) -> Iterator[bytes]:
     """Yield complete zstd frames for ``data``, in pieces of any size."""
-    tuned = _TUNED if level == DEFAULT_LEVEL else {}
-    normal = _compressor(level, tuned)
+    normal = _compressor(level, _TUNED if level == DEFAULT_LEVEL else {})
     fast = _compressor(FAST_LEVEL, {})
     probe = zstd.ZstdCompressor(options={_P.compression_level: PROBE_LEVEL})
     current = normal

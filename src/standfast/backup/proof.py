@@ -183,10 +183,10 @@ def judge_archive(
     if SIGNATURE not in sizes:
         return verdict(*_without_signature(folder, sizes, known, trust))
     try:
-        if sums_data is None or signature_data is None:
-            raise DamagedError("its sums or their signature cannot be read")
-        statement, signer = check_signature(sums_data, signature_data, trust.keys)
-        sums = parse_sums(sums_data, f"{folder}/{SUMS}")
+        statement, signer = check_signature(
+            _present(sums_data), _present(signature_data), trust.keys
+        )
+        sums = parse_sums(_present(sums_data), f"{folder}/{SUMS}")
     except (DamagedError, NotTrustedError) as error:
         return verdict(REFUSED, [_signature_trouble(folder, error, known)])
     findings = [*_statement_trouble(folder, statement, archive, trust)]
@@ -205,13 +205,10 @@ def check_signature(
         DamagedError: the signature file is no such file.
         NotTrustedError: it is by a key that is not pinned, or it does not fit.
     """
-    try:
-        text = signature_file.decode("ascii")
-    except UnicodeDecodeError:
-        raise DamagedError("its signature is not a signature file") from None
-    signature = Signature.parse(text)
-    if text.partition("\n")[0] != f"untrusted comment: {DEFAULT_UNTRUSTED}":
-        raise DamagedError("its signature's first line was altered")
+    signature = Signature.parse(signature_file)
+    # Ours are prehashed and carry a fixed first line; minisign signs neither fact.
+    if not signature.prehashed or signature.untrusted_comment != DEFAULT_UNTRUSTED:
+        raise DamagedError("its signature is not of the form that we write")
     fitting = [key for key in keys if key.key_id == signature.key_id]
     if not fitting:
         raise NotTrustedError(
@@ -230,17 +227,48 @@ def compare_digests(archive: Archive, found: Mapping[str, str]) -> list[Finding]
         found: SHA-256 by name relative to the vault; absent means unreadable.
     """
     listed = {finding.object for finding in archive.findings}
+    sums = {n: d for n, d in archive.sums.items() if archive.path(n) not in listed}
+    return compare_sums(sums, found, archive.path(""))
+
+
+def compare_sums(
+    sums: Mapping[str, str], found: Mapping[str, str], prefix: str
+) -> list[Finding]:
+    """Return a finding for each signed object that is unreadable or altered."""
     findings: list[Finding] = []
-    for name, expected in sorted(archive.sums.items()):
-        path = archive.path(name)
-        if path in listed:
-            continue
+    for name, expected in sorted(sums.items()):
+        path = prefix + name
         if path not in found:
             findings.append(Finding(path, DAMAGE, "cannot be read"))
         elif found[path] != expected:
             text = "altered: its SHA-256 is not the signed one"
             findings.append(Finding(path, DAMAGE, text))
     return findings
+
+
+def judge_root(
+    small: Mapping[str, bytes], trust: Trust
+) -> tuple[Mapping[str, str], list[Finding]]:
+    """Return the signed sums of the vault's own files, or what is wrong with them."""
+    try:
+        statement, _ = check_signature(small[SUMS], small[SIGNATURE], trust.keys)
+        sums = parse_sums(small[SUMS], SUMS)
+    except DamagedError as error:
+        return {}, [Finding(SIGNATURE, DAMAGE, error.message)]
+    except NotTrustedError as error:
+        return {}, [Finding(SIGNATURE, DISTRUST, error.message)]
+    if statement.kind != "vault" or statement.vault != trust.vault:
+        text = "signed for another vault or purpose"
+        return {}, [Finding(SIGNATURE, DISTRUST, text)]
+    if set(sums) != set(ROOT_OBJECTS) or statement.objects != len(sums):
+        return {}, [Finding(SUMS, DAMAGE, "does not list what a vault holds")]
+    return sums, []
+
+
+def _present(data: bytes | None) -> bytes:
+    if data is None:
+        raise DamagedError("its sums or their signature cannot be read")
+    return data
 
 
 def _archive_of(name: str) -> str:
@@ -336,9 +364,10 @@ def _listing_trouble(
     sums: Mapping[str, str],
     statement: Statement,
 ) -> list[Finding]:
-    findings: list[Finding] = []
-    for name in sorted(sums.keys() - sizes.keys()):
-        findings.append(Finding(f"{folder}/{name}", DAMAGE, "missing"))
+    findings = [
+        Finding(f"{folder}/{name}", DAMAGE, "missing")
+        for name in sorted(sums.keys() - sizes.keys())
+    ]
     for name in sorted(sizes.keys() - sums.keys() - {SUMS, SIGNATURE}):
         if _is_part(name):
             text, grade = "left by an interrupted transfer", LEFTOVER

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from standfast.backup.model import LARGEST_MANIFEST, MANIFEST_OBJECT
@@ -34,6 +33,7 @@ from standfast.zfs.streams import exists, guid_of, receive_argv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from standfast.backup.model import Manifest
     from standfast.backup.proof import Archive, Trust
@@ -106,9 +106,10 @@ def manifests_of(
     opened: dict[str, Manifest] = {}
     failed: dict[str, DamagedError] = {}
     for archive, name in zip(archives, names, strict=True):
+        if name not in sealed:
+            failed[archive.id] = DamagedError(f"{name} is missing")
+            continue
         try:
-            if name not in sealed:
-                raise DamagedError(f"{name} is missing")
             opened[archive.id] = open_manifest(vault, archive, identity, sealed[name])
         except DamagedError as error:
             failed[archive.id] = error
@@ -141,20 +142,30 @@ def restore(
         StoreError: the store failed; the sink was abandoned.
         CommandError: the receiver failed.
     """
-    guard = Guard(None)
     try:
-        for piece in _held(segments(vault, found.archive, found.manifest, identity)):
-            guard.see(piece)
-            if guard.size == found.manifest.size:
-                compare_stream(guard, found.manifest)
-            sink.write(piece)
-            progress(len(piece), 0)
-        if guard.size != found.manifest.size:
-            raise DamagedError(f"{found.manifest.name} is shorter than it was")
+        _stream(vault, found, identity, sink, progress)
     except BaseException:
         sink.abandon()
         raise
     sink.finish()
+
+
+def _stream(
+    vault: Vault,
+    found: Found,
+    identity: X25519Identity,
+    sink: Sink,
+    progress: Callable[[int, int], None],
+) -> None:
+    guard = Guard(None)
+    for piece in _held(segments(vault, found.archive, found.manifest, identity)):
+        guard.see(piece)
+        if guard.size == found.manifest.size:
+            compare_stream(guard, found.manifest)
+        sink.write(piece)
+        progress(len(piece), 0)
+    if guard.size != found.manifest.size:
+        raise DamagedError(f"{found.manifest.name} is shorter than it was")
 
 
 def _held(parts: Iterator[bytes]) -> Iterator[memoryview]:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from standfast.backup.plan import SendPlan
     from standfast.backup.vault import Vault
     from standfast.clock import Clock
-    from standfast.host import Host
     from standfast.host.process import Process
     from standfast.zfs.records import StreamFacts
 

@@ -22,9 +22,9 @@ from standfast.backup.recipients import X25519Recipient, parse_recipient
 from standfast.backup.state import Record, Signer, VaultState, all_records, known_at
 from standfast.errors import (
     DamagedError,
-    NoVaultError,
     NotFoundError,
     NotTrustedError,
+    NoVaultError,
     UsageError,
 )
 

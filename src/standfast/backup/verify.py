@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from standfast.backup.model import (
     LARGEST_MANIFEST,
     LARGEST_SUMS,
-    ROOT_OBJECTS,
     SIGNATURE,
     SUMS,
 )
@@ -29,11 +28,11 @@ from standfast.backup.proof import (
     Archive,
     Finding,
     Trust,
-    check_signature,
     compare_digests,
+    compare_sums,
+    judge_root,
 )
 from standfast.backup.send import Guard, stream_document
-from standfast.backup.sums import parse_sums
 from standfast.errors import (
     DamagedError,
     ExitStatus,
@@ -157,32 +156,12 @@ def verify(
 def root_findings(vault: Vault, trust: Trust, verifier: Verifier) -> list[Finding]:
     """Return what is wrong with the vault's own files."""
     small = vault.store.get_small([SUMS, SIGNATURE], LARGEST_SUMS)
-    if SUMS not in small or SIGNATURE not in small:
-        return []  # the listing has named what is missing
-    try:
-        statement, _ = check_signature(small[SUMS], small[SIGNATURE], trust.keys)
-        sums = parse_sums(small[SUMS], SUMS)
-    except DamagedError as error:
-        return [Finding(SIGNATURE, DAMAGE, error.message)]
-    except NotTrustedError as error:
-        grade = DAMAGE if trust.remembers else DISTRUST
-        return [Finding(SIGNATURE, grade, error.message)]
-    if statement.kind != "vault" or statement.vault != trust.vault:
-        return [Finding(SIGNATURE, DISTRUST, "signed for another vault or purpose")]
-    if set(sums) != set(ROOT_OBJECTS) or statement.objects != len(sums):
-        return [Finding(SUMS, DAMAGE, "does not list what a vault holds")]
-    if verifier.level is Level.LISTING:
+    if len(small) < 2:  # noqa: PLR2004 - the listing has named what is missing
         return []
-    found = dict(verifier.digests(sorted(sums)))
-    return [
-        Finding(name, DAMAGE, "altered: its SHA-256 is not the signed one")
-        for name, digest in sorted(sums.items())
-        if name in found and found[name] != digest
-    ] + [
-        Finding(name, DAMAGE, "cannot be read")
-        for name in sorted(sums)
-        if name not in found
-    ]
+    sums, findings = judge_root(small, trust)
+    if findings or verifier.level is Level.LISTING:
+        return findings
+    return compare_sums(sums, dict(verifier.digests(sorted(sums))), "")
 
 
 def _verify_archive(vault: Vault, archive: Archive, verifier: Verifier) -> Checked:

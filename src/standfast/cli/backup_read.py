@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from standfast.backup.model import Manifest
     from standfast.backup.proof import Archive, Finding, Survey
-    from standfast.backup.verify import Report
     from standfast.backup.vault import Vault
+    from standfast.backup.verify import Report
     from standfast.cli.session import Session
 
 

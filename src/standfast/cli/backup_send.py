@@ -94,9 +94,8 @@ def _known(session: Session, vault: Vault) -> Vault:
     given = session.arguments.recipient
     if given is not None and vault.record is None:
         vault = pin(vault, given)
-    elif given is not None and vault.record is not None:
-        if given != vault.record.recipient:
-            raise UsageError(f"this vault's recipient is {vault.record.recipient}")
+    if given not in {None, vault.info.recipient}:
+        raise UsageError(f"this vault's recipient is {vault.info.recipient}")
     vault_recipient(vault)
     return vault
 

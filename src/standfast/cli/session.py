@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import random
+import random  # noqa: TID251 - drawn here, handed on
 import socket
 import stat
 import sys
@@ -56,7 +56,7 @@ class Session:
         store = RetryingStore(
             open_store(address, pace or Unlimited()),
             clock=self.clock,
-            chance=random.Random(),
+            chance=random.SystemRandom(),
             patience=parse_duration(self.arguments.retry_for),
             tell=self.console.note,
         )

@@ -13,7 +13,7 @@ from standfast.errors import AlreadyThereError, StoreError
 from standfast.retry import attempts
 
 if TYPE_CHECKING:
-    import random
+    import random  # noqa: TID251 - the type of an argument
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from standfast.backup.stores import Buffer, Entry, Store

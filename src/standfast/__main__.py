@@ -1,7 +1,5 @@
 """``python -m standfast``."""
 
-import sys
+from standfast.cli import run
 
-from standfast.cli import main
-
-sys.exit(main(sys.argv[1:]))
+run()

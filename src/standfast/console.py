@@ -108,6 +108,10 @@ class Progress:
             self.plain += plain
             self.stored += stored
 
+    def expect(self, total: int) -> None:
+        """Correct the total, once it is known."""
+        self.total = total
+
     @property
     def done(self) -> int:
         """Bytes that the total speaks of."""

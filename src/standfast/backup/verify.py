@@ -99,13 +99,15 @@ class Verifier:
         level: how deep.
         digests: hashes objects by name: the store's own, or ``fetched_digests``.
         identity: the vault identity, for level ``decrypt``.
-        progress: told of (plaintext, stored) bytes done.
+        progress: told of (plaintext, stored) bytes done; here always stored ones.
+        expect: told once how many stored bytes will be worked through.
     """
 
     level: Level
     digests: Callable[[Sequence[str]], Iterator[tuple[str, str]]]
     identity: X25519Identity | None
     progress: Callable[[int, int], None]
+    expect: Callable[[int], None] = lambda _: None
 
 
 def fetched_digests(
@@ -148,6 +150,8 @@ def verify(
         chosen = survey.archives
         report.findings += survey.findings
         report.findings += root_findings(vault, trust, verifier)
+    passes = {Level.LISTING: 0, Level.HASH: 1, Level.DECRYPT: 2}[verifier.level]
+    verifier.expect(passes * sum(archive.stored for archive in chosen))
     for archive in chosen:
         report.checked.append(_verify_archive(vault, archive, verifier))
     return report
@@ -203,9 +207,10 @@ def check_contents(
     """
     assert verifier.identity is not None
     guard = Guard(None)
-    for plain in segments(vault, archive, manifest, verifier.identity):
+    opened = segments(vault, archive, manifest, verifier.identity)
+    for plain, segment in zip(opened, manifest.segments, strict=True):
         guard.see(memoryview(plain))
-        verifier.progress(len(plain), 0)
+        verifier.progress(0, segment.object_size)
     compare_stream(guard, manifest)
 
 

@@ -117,7 +117,7 @@ def verify_vault(session: Session) -> int:
     digests = fetched_digests(vault.store) if arguments.fetch else vault.store.digests
     progress = session.console.progress("verifying", 0, session.clock)
     with progress.shown() as add:
-        verifier = Verifier(level, digests, identity, add)
+        verifier = Verifier(level, digests, identity, add, progress.expect)
         report = verify(vault, trust, arguments.archives, verifier)
     status = report.status()
     _report_verification(session, vault, report)

@@ -218,7 +218,11 @@ class VaultState:
 
     @contextlib.contextmanager
     def sending(self, archive: str) -> Iterator[None]:
-        """Mark an archive as being sent by this live process."""
+        """Mark an archive as being sent by this live process.
+
+        The mark outlives a send that fails, as it does one that is killed: it is
+        how ``clean`` knows that what lies there is ours and dead.
+        """
         folder = self.folder / "sending"
         private_folder(folder)
         path = folder / archive
@@ -226,8 +230,8 @@ class VaultState:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
-        finally:
             path.unlink(missing_ok=True)
+        finally:
             os.close(fd)
 
     def started(self) -> dict[str, bool]:

@@ -80,7 +80,9 @@ _SCRIPTS = {
     ),
     # $1 root; names on standard input
     "get_small": (
-        _ENTER + "echo standfast-data; tar -cf - -T - 2>/dev/null; echo standfast-done"
+        _ENTER + "echo standfast-data; while IFS= read -r n; do "
+        'if [ -f "$n" ] && [ ! -L "$n" ]; then printf "%s\\n" "$n"; fi; '
+        "done | tar -cf - -T /dev/stdin || exit 1; echo standfast-done"
     ),
     # $1 root
     "entries": (
@@ -100,7 +102,8 @@ _SCRIPTS = {
         _ENTER + "if ! command -v fsync >/dev/null 2>&1; then sync; "
         'elif [ -n "$2" ]; then cd -- "$2" && find . -type f -exec fsync {} + '
         "&& fsync . .. ../..; "
-        'else for n in * .; do [ -L "$n" ] || fsync "$n" || exit 1; done; fi '
+        'else for n in *; do if [ -f "$n" ] && [ ! -L "$n" ]; '
+        'then fsync "$n" || exit 1; fi; done; fsync .; fi '
         "|| exit 1; echo standfast-done"
     ),
     # $1 root, $2 name
@@ -193,6 +196,8 @@ class SshStore:
         body = self._body(result)
         wanted = set(names)
         found: dict[str, bytes] = {}
+        if not body:
+            return found
         try:
             with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
                 for member in archive:
@@ -332,4 +337,6 @@ def _parse_entry(line: str) -> Entry:
     letter, size, name = match.groups()
     kind = {"-": "file", "d": "folder"}.get(letter, "other")
     name = name.removeprefix("./")
+    if letter == "l":
+        name = name.partition(" -> ")[0]
     return Entry(name, int(size) if kind == "file" else 0, kind)

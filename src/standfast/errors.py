@@ -57,7 +57,16 @@ class CommandNotFoundError(CommandError):
 
 
 class HostUnreachableError(CommandError):
-    """The way to another machine failed; trying again may help."""
+    """The way to another machine failed.
+
+    Attributes:
+        transient: whether trying again may help (a dropped connection) or not (a
+            refused key).
+    """
+
+    def __init__(self, message: str, *, hint: str = "", transient: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.transient = transient
 
 
 class StreamError(StandfastError):

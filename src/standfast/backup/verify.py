@@ -38,7 +38,6 @@ from standfast.errors import (
     ExitStatus,
     NotFoundError,
     NotTrustedError,
-    StandfastError,
     StreamError,
     UsageError,
 )
@@ -241,10 +240,13 @@ def refuse(archive: Archive) -> Archive:
     worst = [f for f in archive.findings if f.grade == DISTRUST]
     worst = worst or list(archive.findings)
     text = f"{worst[0].object}: {worst[0].text}" if worst else archive.id
-    kind: type[StandfastError] = DamagedError
     if archive.standing == UNFINISHED or (worst and worst[0].grade == DISTRUST):
-        kind = NotTrustedError
-    raise kind(text, hint="`standfast backup verify VAULT` shows all that is wrong")
+        raise NotTrustedError(
+            text, hint="if the recovery kit names that signer, pass --signer KEY"
+        )
+    raise DamagedError(
+        text, hint="`standfast backup verify VAULT` shows all that is wrong"
+    )
 
 
 def _with(archive: Archive, findings: Sequence[Finding]) -> Archive:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # ssh's own failures; the remote scripts of this package never end with it.
 TRANSPORT_FAILED = 255
 READY = b"standfast-ready"
+# What ssh says when no further try can help.
+_FOR_GOOD = ("Permission denied", "Host key verification failed", "Too many auth")
 # A dead peer is noticed after 4 x 15 s; a user's configuration cannot undo it.
 KEEPALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 
@@ -179,12 +181,17 @@ class SshHost:
             if not part:
                 result = self._master.finish()
                 self._hang_up()
-                raise HostUnreachableError(
-                    f"cannot connect to {self.name}: {last_line(result.stderr)}",
-                    hint=f"does `ssh {self._target.host}` work by hand?",
-                )
+                raise self._no_way(last_line(result.stderr))
             # Login scripts may be chatty; the mark is all that counts.
             seen = seen[-len(READY) :] + part
+
+    def _no_way(self, reason: str) -> HostUnreachableError:
+        words = [word for word in self._target.flags() if word != "--"]
+        return HostUnreachableError(
+            f"cannot connect to {self.name}: {reason}",
+            hint=f"does `ssh {' '.join(words)}` work by hand?",
+            transient=not any(text in reason for text in _FOR_GOOD),
+        )
 
     def _hang_up(self) -> None:
         if self._master is not None:

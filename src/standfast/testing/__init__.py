@@ -1,1 +1,1 @@
-"""."""
+"""The public test kit: what tests of stores, ours or yours, are written with."""

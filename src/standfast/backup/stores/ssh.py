@@ -264,7 +264,9 @@ class SshStore:
         try:
             process = self._host.spawn(argv, stdin=True)
         except HostUnreachableError as error:
-            raise StoreError(error.message, hint=error.hint, transient=True) from None
+            raise StoreError(
+                error.message, hint=error.hint, transient=error.transient
+            ) from None
         try:
             yield process
         finally:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT.parent / "shared" / "data"
@@ -152,8 +156,6 @@ def vault(standfast: Standfast, tmp_path: Path) -> Made:
 
 def incompressible(size: int, seed: int = 1) -> bytes:
     """Bytes that look random and are the same each time."""
-    import random
-
     return random.Random(seed).randbytes(size)
 
 
@@ -265,8 +267,6 @@ class Sshd:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -336,8 +336,6 @@ def _serve(folder: Path, sshd: str, user: str, home: Path) -> Iterator[Sshd]:
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True

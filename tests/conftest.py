@@ -110,6 +110,46 @@ class Standfast:
         return Standfast(self.folder, self.env | {"XDG_STATE_HOME": str(state)})
 
 
+class ForkServer:
+    """The command in forks of one warm interpreter; see forkserver.py."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-W", "error", str(ROOT / "tests" / "forkserver.py")]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, standfast: Standfast, **request: Any) -> Ran:
+        """Run one request to its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = json.dumps(request | {"env": standfast.env}, default=str) + "\n"
+        self._process.stdin.write(line.encode())
+        self._process.stdin.flush()
+        return Ran(**json.loads(self._process.stdout.readline()))
+
+    def run(self, standfast: Standfast, *words: object, ok: int | None = 0) -> Ran:
+        """Run a command line without standard input."""
+        ran = self.ask(standfast, argv=[*map(str, words)])
+        if ok is not None:
+            assert ok == ran.code, f"{words}: {ran}"
+        return ran
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=20)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def standfast(tmp_path: Path) -> Standfast:
     env = {
@@ -232,7 +272,8 @@ def pool(zfs_daemon: None) -> Iterator[Pool]:  # noqa: ARG001 - it must run firs
         file.truncate(512 << 20)
     mount = folder / "mnt"
     subprocess.run(
-        ["zpool", "create", "-O", f"mountpoint={mount}", name, str(disk)],
+        ["zpool", "create", "-o", "cachefile=none", "-O", f"mountpoint={mount}"]
+        + [name, str(disk)],
         check=True,
         capture_output=True,
         timeout=60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,18 @@ from standfast.backup.model import (
     check_info,
     decode,
 )
+from standfast.backup.proof import COMMITTED as COMMITTED_STANDING
 from standfast.backup.proof import Survey, Trust, signed_names, survey
 from standfast.backup.recipients import X25519Recipient, parse_recipient
-from standfast.backup.state import Record, Signer, VaultState, all_records, known_at
+from standfast.backup.state import (
+    COMMITTED,
+    RESERVED,
+    Record,
+    Signer,
+    VaultState,
+    all_records,
+    known_at,
+)
 from standfast.errors import (
     DamagedError,
     NotFoundError,
@@ -79,7 +89,20 @@ class Vault:
         """List the vault and judge all that signatures and the listing can tell."""
         entries = self.store.entries()
         small = self.store.get_small(signed_names(entries), LARGEST_SUMS)
-        return survey(entries, small, trust), entries
+        judged = survey(entries, small, trust)
+        self._vouch(judged, trust)
+        return judged, entries
+
+    def _vouch(self, judged: Survey, trust: Trust) -> None:
+        """Note as committed what a crash kept the ledger from learning of."""
+        own = self.state.signer_key()
+        for archive in judged.archives:
+            sent = trust.ledger.sent.get(archive.id)
+            forgotten = sent is not None and sent.state == RESERVED
+            signed = own is not None and archive.signer == own.public.text
+            if sent and forgotten and signed and archive.standing == COMMITTED_STANDING:
+                with self.state.locked():
+                    self.state.note(dataclasses.replace(sent, state=COMMITTED))
 
 
 def open_vault(store: Store, base: Path, clock: Clock) -> Vault:

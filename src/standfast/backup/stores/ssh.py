@@ -49,7 +49,11 @@ GONE, TAKEN, NOT_A_FILE, CUT = 40, 41, 42, 43
 # a signal, which sh reports as 128 + n.
 _SIGNALLED = 128
 
-_ENTER = 'LC_ALL=C; export LC_ALL; umask 077; cd -- "$1" || exit 40; '
+# A place that we may not enter is not a place that is gone.
+_ENTER = (
+    "LC_ALL=C; export LC_ALL; umask 077; "
+    'cd -- "$1" || { [ -d "$1" ] && exit 1; exit 40; }; '
+)
 _SCRIPTS = {
     # $1 root
     "create": (
@@ -87,12 +91,14 @@ _SCRIPTS = {
     # $1 root
     "entries": (
         _ENTER + "echo standfast-data; "
-        "find . -name lost+found -prune -o -exec ls -lnd {} + || exit 1; "
+        "find . -path ./lost+found -prune -o -exec ls -lnd {} + || exit 1; "
         "echo standfast-done"
     ),
-    # $1 root; names on standard input
+    # $1 root; names on standard input. A planted pipe would keep sha256sum waiting
+    # for ever, and a link lead it elsewhere.
     "digests": (
-        _ENTER + "echo standfast-data; "
+        _ENTER + "echo standfast-data; while IFS= read -r n; do "
+        'if [ -f "$n" ] && [ ! -L "$n" ]; then printf "%s\\n" "$n"; fi; done | '
         "if command -v sha256sum >/dev/null 2>&1; then xargs sha256sum --; "
         "else xargs sha256 -r; fi; echo standfast-done"
     ),
@@ -185,6 +191,8 @@ class SshStore:
             result = self._finish(process)
         if result.code == NOT_A_FILE:
             raise NotFoundError(f"{name} is missing")
+        if result.code == GONE:
+            raise NotFoundError(f"{self.address} does not exist")
         self._expect(result)
         return bytes(data)
 
@@ -228,16 +236,17 @@ class SshStore:
         with self._script("digests") as process:
             process.write("".join(f"{name}\n" for name in sorted(wanted)).encode())
             process.close_stdin()
-            rest = _after_mark(process)
+            part = bytes(_after_mark(process)) or process.read()
+            rest = b""
             done = False
-            while part := process.read():
-                *lines, tail = (bytes(rest) + part).split(b"\n")
-                rest = bytearray(tail)
+            while part:
+                *lines, rest = (rest + part).split(b"\n")
                 for line in lines:
                     done = done or line + b"\n" == DONE
                     match = _DIGEST_LINE.fullmatch(line.decode(errors="replace"))
                     if match is not None and match.group(2) in wanted:
                         yield match.group(2), match.group(1)
+                part = process.read()
             result = self._finish(process)
         if not done:
             raise self._failure(result)

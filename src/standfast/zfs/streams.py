@@ -1,6 +1,6 @@
 """The commands that make and take send streams, and what they say beforehand.
 
-``zfs send -nP`` prints a size on OpenZFS (``size<TAB>bytes``); zfs-fuse and other
+``zfs send -nvP`` prints a size on OpenZFS (``size<TAB>bytes``); zfs-fuse and other
 old systems know no ``-n``, there the snapshot's ``referenced`` stands in, which a
 full stream exceeds by its record headers.
 """
@@ -117,7 +117,8 @@ def check_flags(flags: Sequence[str]) -> None:
 
 def estimate(host: Host, snapshot: SnapshotFacts, flags: Sequence[str]) -> int:
     """Return about how many bytes ``zfs send`` will give."""
-    argv = ["zfs", "send", "-n", "-P", *flags, snapshot.name]
+    # Without -v, FreeBSD 11.3 and 12 leave the size out.
+    argv = ["zfs", "send", "-n", "-v", "-P", *flags, snapshot.name]
     try:
         result = host.run(argv, ok=(0, 1, 2), timeout=60)
     except CommandError:

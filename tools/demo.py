@@ -199,7 +199,7 @@ def main() -> int:
         with scratch.folder("standfast-demo-", _roomy()) as place:
             demo = Demo(place, _environment(place))
             _steps(demo)
-    except Failed as failure:
+    except (Failed, OSError) as failure:
         print(f"\nFAILED: {failure}")
         return 1
     except subprocess.TimeoutExpired as failure:

@@ -85,6 +85,15 @@ class Host(Protocol):
         """
         ...
 
+    def finish(self, process: Process, timeout: float | None = None) -> Result:
+        """Wait for a spawned command.
+
+        Raises:
+            CommandError: it took longer than ``timeout`` seconds and was killed.
+            HostUnreachableError: the way to the machine failed.
+        """
+        ...
+
     def close(self) -> None:
         """Kill what still runs and let go of the machine."""
         ...

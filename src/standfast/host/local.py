@@ -36,7 +36,7 @@ class LocalHost:
             # A program may answer without reading all that it was given.
             with contextlib.suppress(BrokenPipeError):
                 process.write(stdin)
-        result = process.finish(timeout)
+        result = self.finish(process, timeout)
         if result.code not in ok:
             raise CommandError(result.complaint())
         return result
@@ -49,6 +49,10 @@ class LocalHost:
         self._processes = [p for p in self._processes if p.alive()]
         self._processes.append(process)
         return process
+
+    def finish(self, process: Process, timeout: float | None = None) -> Result:
+        """Wait for a spawned command; see Host."""
+        return process.finish(timeout)
 
     def close(self) -> None:
         """Kill what still runs."""

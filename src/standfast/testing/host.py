@@ -11,6 +11,8 @@ from standfast.host import Result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from standfast.host.process import Process
+
 
 @dataclass(frozen=True)
 class Line:
@@ -60,6 +62,10 @@ class ScriptedHost:
     ) -> NoReturn:
         """Refuse; a script has no pipes."""
         raise AssertionError(f"a script cannot stream: {argv}, {stdin}, {stdin_fd}")
+
+    def finish(self, process: Process, timeout: float | None = None) -> NoReturn:
+        """Refuse; nothing was ever started."""
+        raise AssertionError(f"a script starts nothing: {process}, {timeout}")
 
     def close(self) -> None:
         """Nothing is open."""

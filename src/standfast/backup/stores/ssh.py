@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from standfast.backup.stores import Buffer
-    from standfast.host import Result
+    from standfast.host import Host, Result
     from standfast.host.process import Process
     from standfast.pace import Pace
 
@@ -148,7 +148,7 @@ def open_ssh_store(rest: str, pace: Pace) -> SshStore:
 class SshStore:
     """Objects as files on another machine; see Store."""
 
-    def __init__(self, host: SshHost, root: str, address: str, pace: Pace) -> None:
+    def __init__(self, host: Host, root: str, address: str, pace: Pace) -> None:
         self.address = address
         self._host = host
         self._root = root

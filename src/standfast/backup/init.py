@@ -19,6 +19,7 @@ from standfast.backup.model import (
     VAULT_DOCUMENT,
     VaultInfo,
     encode,
+    is_part,
 )
 from standfast.backup.recipients import X25519Identity, new_identity_file
 from standfast.backup.recovery import recovery_text
@@ -125,7 +126,8 @@ def _make_place(store: Store) -> None:
     except AlreadyThereError as error:
         with contextlib.suppress(NotFoundError):
             names = {entry.name for entry in store.entries()}
-            if names and names <= {*ROOT_OBJECTS, SUMS}:
+            ours = {*ROOT_OBJECTS, SUMS, *filter(is_part, names)}
+            if names and names <= ours:
                 for name in sorted(names):
                     store.delete(name)
                 return

@@ -40,6 +40,7 @@ LARGEST_MANIFEST = 256 * MIB
 
 _ARCHIVE_ID = re.compile(r"[0-9a-f]{32}")
 _SEGMENT = re.compile(r"([0-9]{8,})\.zst\.age")
+_PART = re.compile(re.escape(PART_PREFIX) + r"[0-9A-Za-z]{16}")
 
 _T = TypeVar("_T")
 
@@ -193,6 +194,11 @@ def segment_index(name: str) -> int | None:
     if match is None or segment_name(int(match.group(1))) != name:
         return None
     return int(match.group(1))
+
+
+def is_part(name: str) -> bool:
+    """Return whether an object's name is that of a transfer under way, or cut."""
+    return _PART.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def archive_folder(archive: str) -> str:

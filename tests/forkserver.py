@@ -1,0 +1,128 @@
+"""Runs the command, or a sender that kills itself, in forks of a warm interpreter.
+
+A sweep needs hundreds of runs; forking saves each the start of an interpreter. One
+JSON request a line on standard input, one JSON answer a line on standard output:
+``{"argv": [...], "env": {...}, "stdin": FILE}`` runs a command line;
+``{"doomed": "send" | "init", "vault": DIRECTORY, "at": N, "when": "before" |
+"after", ...}`` runs the library with a store that ends its process by SIGKILL at
+its N-th operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from typing import Any, cast
+
+from standfast.backup.init import Owner, Wanted, create_vault
+from standfast.backup.model import SMALLEST_SEGMENT
+from standfast.backup.plan import plan_stdin
+from standfast.backup.recipients import parse_recipient
+from standfast.backup.send import InputProducer, Sender, send_archive
+from standfast.backup.state import state_folder
+from standfast.backup.stores import Store, open_store
+from standfast.backup.vault import open_vault
+from standfast.cli import backup_init, backup_read, backup_restore, backup_send, main
+from standfast.clock import SystemClock
+from standfast.pace import Unlimited
+
+WARM = (backup_init, backup_read, backup_restore, backup_send)
+VERBS = {
+    "create",
+    "put",
+    "get",
+    "get_small",
+    "entries",
+    "digests",
+    "make_stable",
+    "delete",
+    "delete_folder",
+}
+
+
+class DoomedStore:
+    """Passes every operation on, and dies by SIGKILL around one of them."""
+
+    def __init__(self, inner: Store, at: int, when: str) -> None:
+        self._inner = inner
+        self._at = at
+        self._when = when
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in VERBS:
+            return found
+
+        def operation(*words: Any) -> Any:
+            self._count += 1
+            dies = self._count == self._at
+            if dies and self._when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = found(*words)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return operation
+
+
+def doomed(request: dict[str, Any]) -> int:
+    inner = open_store(request["vault"], Unlimited())
+    store = cast("Store", DoomedStore(inner, request["at"], request["when"]))
+    base = state_folder(os.environ)
+    clock = SystemClock()
+    if request["doomed"] == "init":
+        owner = Owner(parse_recipient(request["recipient"]), request["recipient"])
+        create_vault(store, Wanted([owner], SMALLEST_SEGMENT, "host"), base, clock)
+        return 0
+    vault = open_vault(store, base, clock)
+    sender = Sender(clock, "host", {}, 3, lambda _plain, _stored: None)
+    send_archive(vault, plan_stdin("swept"), InputProducer(0), sender)
+    return 0
+
+
+def child(request: dict[str, Any], files: list[int]) -> None:
+    """Be the process of one run; never returns."""
+    status = 70
+    try:
+        source = os.open(request.get("stdin") or os.devnull, os.O_RDONLY)
+        for fd, place in zip((source, *files), (0, 1, 2), strict=True):
+            os.dup2(fd, place)
+        os.environ.clear()
+        os.environ.update(request["env"])
+        os.umask(0o077)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        status = main(request["argv"]) if "argv" in request else doomed(request)
+    except BaseException:  # noqa: BLE001 - a fork must never return
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            pid = os.fork()
+            if pid == 0:
+                child(request, [out.fileno(), err.fileno()])
+            _, status = os.waitpid(pid, 0)
+            answer = {
+                "code": os.waitstatus_to_exitcode(status),
+                "out": os.pread(out.fileno(), 1 << 24, 0).decode(),
+                "err": os.pread(err.fileno(), 1 << 24, 0).decode(),
+            }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from standfast.backup.folders import make_folders, sync_folder
 from standfast.backup.minisign import SecretKey
 from standfast.backup.model import decode, encode
 from standfast.errors import DamagedError, LockedError, StandfastError
@@ -193,6 +194,7 @@ class VaultState:
             os.fsync(fd)
         finally:
             os.close(fd)
+        sync_folder(self.folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -229,6 +231,7 @@ class VaultState:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            sync_folder(folder)
             yield
             path.unlink(missing_ok=True)
         finally:
@@ -275,7 +278,7 @@ def private_folder(path: Path) -> None:
         StandfastError: it cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path)
     except OSError as error:
         raise StandfastError(f"cannot make {path}: {error.strerror}") from None
 
@@ -295,11 +298,7 @@ def write_private(path: Path, data: bytes) -> None:
         finally:
             os.close(fd)
         part.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from standfast.backup.folders import make_folders, sync_folder
 from standfast.backup.model import PART_PREFIX
 from standfast.backup.stores import Entry
-from standfast.errors import AlreadyThereError, NotFoundError, StoreError
+from standfast.errors import AlreadyThereError, NotFoundError, StoreError, TooLargeError
 from standfast.units import MIB
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DirectoryStore:
     def create(self) -> None:
         """Make the directory, with its parents, readable by its owner alone."""
         try:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(self._root)
             present = {entry.name for entry in os.scandir(self._root)} - NOT_OURS
         except FileExistsError:
             raise AlreadyThereError(f"{self.address} is not a directory") from None
@@ -85,9 +86,8 @@ class DirectoryStore:
             with _open_regular(self._root / name) as fd:
                 size = os.fstat(fd).st_size
                 if size > limit:
-                    raise StoreError(
-                        f"{name} is larger than it can be: {size} bytes",
-                        transient=False,
+                    raise TooLargeError(
+                        f"{name} is larger than it can be: {size} bytes"
                     )
                 return _read_all(fd, limit)
         except (FileNotFoundError, NotADirectoryError):
@@ -129,7 +129,7 @@ class DirectoryStore:
         place = self._root / folder
         try:
             for path in (place, *place.parents):
-                _sync_folder(path)
+                sync_folder(path)
                 if path == self._root:
                     break
         except OSError as error:
@@ -234,19 +234,6 @@ def _publish(part: Path, final: Path) -> None:
         if final.exists():
             raise FileExistsError(errno.EEXIST, "exists") from None
         part.rename(final)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network file systems refuse to flush a directory; they have no
-        # entries of their own to lose.
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-    finally:
-        os.close(fd)
 
 
 def _explain(error: OSError, where: str) -> StoreError:

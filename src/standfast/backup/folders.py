@@ -1,0 +1,48 @@
+"""Folders of this machine that survive a power cut.
+
+A file that was flushed is lost all the same if the folder that names it was not;
+and so for a folder and the one above it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, for this user alone, and flush their names.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(place.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        # One may make entries in a folder that one may not read.
+        return
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems refuse to flush a directory; they have no
+        # entries of their own to lose.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)

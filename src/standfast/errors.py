@@ -100,6 +100,15 @@ class AlreadyThereError(StoreError):
         super().__init__(message, transient=False)
 
 
+class TooLargeError(StoreError):
+    """An object is larger than it can be: not what was stored under its name."""
+
+    status = ExitStatus.DAMAGED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=False)
+
+
 class NoVaultError(StandfastError):
     """There is no vault at that address."""
 

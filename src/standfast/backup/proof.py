@@ -23,15 +23,15 @@ from standfast.backup.minisign import DEFAULT_UNTRUSTED, PublicKey, Signature
 from standfast.backup.model import (
     ARCHIVES,
     MANIFEST_OBJECT,
-    PART_PREFIX,
     ROOT_OBJECTS,
     SIGNATURE,
     SUMS,
     archive_folder,
     is_archive_id,
+    is_part,
     segment_index,
 )
-from standfast.backup.sums import Statement, parse_statement, parse_sums
+from standfast.backup.sums import NONE, Statement, parse_statement, parse_sums
 from standfast.errors import DamagedError, NotTrustedError
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def survey(
     for archive, objects in sorted(sizes.items()):
         result.archives.append(judge_archive(archive, objects, small, trust))
     result.findings += _vanished(sizes, trust)
+    result.findings += _broken_chains(result.archives, trust)
     return result
 
 
@@ -278,18 +279,13 @@ def _archive_of(name: str) -> str:
     return ""
 
 
-def _is_part(name: str) -> bool:
-    rest = name.rpartition("/")[2].removeprefix(PART_PREFIX)
-    return rest != name.rpartition("/")[2] and len(rest) == 16 and rest.isalnum()  # noqa: PLR2004
-
-
 def _foreign(entry: Entry) -> list[Finding]:
     known = {*ROOT_OBJECTS, SUMS, SIGNATURE}
     if entry.kind == "file" and entry.name in known:
         return []
     if entry.kind == "folder" and entry.name == ARCHIVES:
         return []
-    if entry.kind == "file" and _is_part(entry.name):
+    if entry.kind == "file" and is_part(entry.name):
         return [Finding(entry.name, LEFTOVER, "left by an interrupted transfer")]
     return [Finding(entry.name, DAMAGE, "foreign: it does not belong in the vault")]
 
@@ -312,6 +308,29 @@ def _vanished(present: Mapping[str, object], trust: Trust) -> list[Finding]:
         )
         for sent in trust.ledger.sent.values()
         if sent.state == "committed" and sent.archive not in present
+    ]
+
+
+def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
+    """Return where a signer's archive names one before it that is not there.
+
+    Where the ledger knows an archive it says so itself, by name; for the rest, each
+    statement carries the digest of what its signer had committed before. What comes
+    last in a chain can be taken away unseen.
+    """
+    present = {archive.sums_digest for archive in archives}
+    present |= {sent.sums for sent in trust.ledger.sent.values()}
+    return [
+        Finding(
+            archive_folder(archive.id),
+            DAMAGE,
+            "what its signer sent before it is missing or altered: number "
+            f"{archive.statement.sequence - 1} or below",
+        )
+        for archive in archives
+        if archive.statement is not None
+        and archive.statement.vault == trust.vault
+        and archive.statement.previous not in {NONE, *present}
     ]
 
 
@@ -369,7 +388,7 @@ def _listing_trouble(
         for name in sorted(sums.keys() - sizes.keys())
     ]
     for name in sorted(sizes.keys() - sums.keys() - {SUMS, SIGNATURE}):
-        if _is_part(name):
+        if is_part(name):
             text, grade = "left by an interrupted transfer", LEFTOVER
         else:
             text, grade = "foreign: no signature covers it", DAMAGE

@@ -148,7 +148,9 @@ def verify(
     else:
         chosen = survey.archives
         report.findings += survey.findings
-        report.findings += root_findings(vault, trust, verifier)
+        named = {finding.object for finding in survey.findings}
+        root = root_findings(vault, trust, verifier)
+        report.findings += [f for f in root if f.object not in named]
     passes = {Level.LISTING: 0, Level.HASH: 1, Level.DECRYPT: 2}[verifier.level]
     verifier.expect(passes * sum(archive.stored for archive in chosen))
     for archive in chosen:
@@ -159,8 +161,9 @@ def verify(
 def root_findings(vault: Vault, trust: Trust, verifier: Verifier) -> list[Finding]:
     """Return what is wrong with the vault's own files."""
     small = vault.store.get_small([SUMS, SIGNATURE], LARGEST_SUMS)
-    if len(small) < 2:  # noqa: PLR2004 - the listing has named what is missing
-        return []
+    if len(small) < 2:  # noqa: PLR2004 - missing, too large, or not readable
+        absent = {SUMS, SIGNATURE} - small.keys()
+        return [Finding(n, DAMAGE, "cannot be read") for n in sorted(absent)]
     sums, findings = judge_root(small, trust)
     if findings or verifier.level is Level.LISTING:
         return findings

@@ -7,6 +7,7 @@ stays quick and one area's libraries never burden another.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -40,6 +41,14 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401
+        """Print, where argparse would keep it quiet that it could not."""
+        try:
+            (file or sys.stdout).write(message)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise StandfastError(f"cannot print: {error.strerror}") from None
 
 
 def build_parser(argv: Sequence[str]) -> Parser:
@@ -81,7 +90,10 @@ def run() -> NoReturn:
     status = main(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EPIPE and not status:
+            reason = error.strerror or "input/output error"
+            status = _fail(StandfastError(f"cannot print: {reason}"), [])
         # Nobody listens any more; keep the interpreter from complaining of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
@@ -97,9 +109,17 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _fail(error: StandfastError, argv: Sequence[str]) -> int:
-    if "--json" in argv:
-        body = {"message": error.message, "hint": error.hint, "status": error.status}
-        print(json.dumps({"error": body}, indent=2))  # noqa: T201 - the one edge
+    try:
+        if "--json" in argv:
+            body = {
+                "message": error.message,
+                "hint": error.hint,
+                "status": error.status,
+            }
+            sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
+            sys.stdout.flush()
+    except OSError:
+        pass  # standard output takes nothing; standard error may
     try:
         sys.stderr.write(f"standfast: error: {error.message}\n")
         if error.hint:

@@ -51,6 +51,12 @@ class Session:
     def store(self, pace: Pace | None = None) -> Store:
         """Return the store at the command's VAULT, with retries."""
         address: str = self.arguments.vault
+        if not address.isprintable():
+            # It is remembered as JSON, and shown; what is no text is neither.
+            raise UsageError(
+                f"the vault's address is not printable text: {address!a}",
+                hint="rename the folder, or reach it through a link",
+            )
         if "://" not in address:
             address = os.path.abspath(address)  # noqa: PTH100 - keeps it a string
         store = RetryingStore(

@@ -67,7 +67,8 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: no regular file of that name is there.
-            StoreError: it could not be read, or it is larger than ``limit`` bytes.
+            TooLargeError: it is larger than ``limit`` bytes.
+            StoreError: it could not be read.
         """
         ...
 

@@ -25,6 +25,7 @@ from standfast.errors import (
     HostUnreachableError,
     NotFoundError,
     StoreError,
+    TooLargeError,
     UsageError,
 )
 from standfast.host.ssh import SshHost, SshTarget, last_line
@@ -184,9 +185,8 @@ class SshStore:
             while part := process.read():
                 data += part
                 if len(data) > limit:
-                    raise StoreError(
-                        f"{name} is larger than it can be: over {limit} bytes",
-                        transient=False,
+                    raise TooLargeError(
+                        f"{name} is larger than it can be: over {limit} bytes"
                     )
             result = self._finish(process)
         if result.code == NOT_A_FILE:

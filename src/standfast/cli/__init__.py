@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **keywords: Any) -> None:  # noqa: ANN401
         keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         keywords.setdefault("allow_abbrev", False)
+        self._in_any_order = False
         super().__init__(*args, **keywords)
 
     def error(self, message: str) -> NoReturn:
@@ -41,6 +42,20 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401
+        """Parse, taking flags and other words in any order.
+
+        By itself argparse gives an optional word (``ARCHIVE``, ``TARGET-DATASET``)
+        no second chance once a flag stood before it.
+        """
+        if self._subparsers is not None or self._in_any_order:
+            return super().parse_known_args(args, namespace)
+        self._in_any_order = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._in_any_order = False
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401
         """Print, where argparse would keep it quiet that it could not."""

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from standfast.backup.minisign import PublicKey
 from standfast.backup.state import state_folder
 from standfast.backup.stores import open_store
 from standfast.backup.stores.retry import RetryingStore
@@ -109,6 +110,9 @@ class Session:
 
 def read_signer(text: str) -> str:
     """Return a signing key given as itself or as the name of a file."""
+    with contextlib.suppress(UsageError):
+        # First of all: a key is base64, and may hold a slash.
+        return PublicKey.parse(text).text
     if "/" in text or text.endswith(".pub") or Path(text).is_file():
         try:
             return Path(text).read_text(encoding="ascii")

@@ -66,6 +66,7 @@ class Session:
             chance=random.SystemRandom(),
             patience=parse_duration(self.arguments.retry_for),
             tell=self.console.note,
+            wake=self.clock.stop,
         )
         self._exit.callback(store.close)
         return store
@@ -113,7 +114,8 @@ def read_signer(text: str) -> str:
     with contextlib.suppress(UsageError):
         # First of all: a key is base64, and may hold a slash.
         return PublicKey.parse(text).text
-    if "/" in text or text.endswith(".pub") or Path(text).is_file():
+    # What is neither is not repeated: it may be a secret, given by mistake.
+    if text.endswith(".pub") or os.path.isfile(text):  # noqa: PTH113 - never raises
         try:
             return Path(text).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError):
@@ -137,7 +139,10 @@ def read_secret(name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = (error.strerror or "error").lower()
-        raise UsageError(f"cannot read {name}: {reason}") from None
+        raise UsageError(
+            f"cannot read {name}: {reason}",
+            hint="is the path right, and the disk with the key there?",
+        ) from None
 
 
 def read_passphrase(name: str) -> str:

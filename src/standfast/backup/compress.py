@@ -21,12 +21,15 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT_LEVEL = 3
 LEVELS = range(1, 20)
 # Data is judged and compressed a piece at a time.
 PIECE = MIB
+# zstd's own block. What comes of a block is small enough for malloc to keep its
+# memory; that of a whole piece goes back to the system and is faulted in anew.
+BLOCK = 128 * KIB
 # Four samples a piece; all must be dense for the piece to count as dense.
 SAMPLE = 4 * KIB
 SAMPLES = 4
@@ -42,52 +45,69 @@ _P = zstd.CompressionParameter
 _TUNED: dict[int, int] = {_P.hash_log: 16, _P.chain_log: 16}
 
 
-def compress(data: memoryview, level: int) -> Iterator[bytes]:
-    """Yield complete zstd frames for ``data``, in pieces of any size."""
-    normal = _compressor(level, _TUNED if level == DEFAULT_LEVEL else {})
-    fast = _compressor(FAST_LEVEL, {})
-    probe = zstd.ZstdCompressor(options={_P.compression_level: PROBE_LEVEL})
-    current = normal
-    begun = False
-    for start in range(0, len(data), PIECE):
-        piece = data[start : start + PIECE]
-        wanted = fast if _is_dense(piece, probe) else normal
-        if wanted is not current:
-            if begun:
-                yield current.flush(zstd.ZstdCompressor.FLUSH_FRAME)
-            current = wanted
-        begun = True
-        yield current.compress(piece)
-    yield current.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+class Compressor:
+    """Makes frames of one segment after another.
+
+    Its working memory is made once: some megabytes, whose first touch would cost
+    each segment more than the cipher does. It belongs to one thread at a time.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._normal = _compressor(level, _TUNED if level == DEFAULT_LEVEL else {})
+        self._fast = _compressor(FAST_LEVEL, {})
+        self._probe = zstd.ZstdCompressor(options={_P.compression_level: PROBE_LEVEL})
+
+    def compress(self, data: memoryview) -> Iterator[bytes]:
+        """Yield complete zstd frames for ``data``, in pieces of any size."""
+        current = self._normal
+        begun = False
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            dense = _is_dense(piece, self._probe)
+            wanted = self._fast if dense else self._normal
+            if wanted is not current:
+                if begun:
+                    yield current.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+                current = wanted
+            begun = True
+            for cut in range(0, len(piece), BLOCK):
+                yield current.compress(piece[cut : cut + BLOCK])
+        yield current.flush(zstd.ZstdCompressor.FLUSH_FRAME)
 
 
-def decompress(data: bytes | bytearray | memoryview, size: int) -> bytes:
-    """Return exactly ``size`` bytes from complete frames.
+def decompress_into(parts: Iterable[bytes], out: memoryview) -> None:
+    """Fill ``out`` with what complete frames hold.
 
-    Each frame must end, carry a good checksum, and together they must give
-    ``size`` bytes; output is never allowed to grow past that.
+    Each frame must end and carry a good checksum, and together they must fill
+    ``out`` exactly; nothing is ever made that would not fit.
+
+    Args:
+        parts: the compressed bytes, in pieces of any size.
+        out: writable.
 
     Raises:
         DamagedError: any of that does not hold.
     """
-    parts: list[bytes] = []
-    total = 0
-    rest = memoryview(data)
+    place = 0
+    frame = zstd.ZstdDecompressor()
+    within = False
     try:
-        while rest:
-            end = zstd.get_frame_size(rest)
-            frame = zstd.ZstdDecompressor()
-            part = frame.decompress(rest[:end], size - total + 1)
-            total += len(part)
-            if not frame.eof or total > size:
-                raise DamagedError("compressed data is larger than it says")
-            parts.append(part)
-            rest = rest[end:]
+        for part in parts:
+            rest = part
+            while rest:
+                plain = frame.decompress(rest, len(out) - place + 1)
+                if len(plain) > len(out) - place:
+                    raise DamagedError("compressed data is larger than it says")
+                out[place : place + len(plain)] = plain
+                place += len(plain)
+                within = not frame.eof
+                rest = b"" if within else frame.unused_data
+                if not within:
+                    frame = zstd.ZstdDecompressor()
     except zstd.ZstdError as error:
         raise DamagedError(f"compressed data is damaged: {error}") from None
-    if total != size:
+    if within or place != len(out):
         raise DamagedError("compressed data is shorter than it says")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _compressor(level: int, more: Mapping[int, int]) -> zstd.ZstdCompressor:

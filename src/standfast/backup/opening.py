@@ -9,23 +9,32 @@ fingerprint are the manifest's.
 from __future__ import annotations
 
 import hashlib
+import mmap
+import queue
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from standfast.backup.age import AgeError, decrypt
-from standfast.backup.compress import decompress
+from standfast.backup.age import AgeError, decrypt, decrypt_chunks
+from standfast.backup.compress import decompress_into
 from standfast.backup.model import (
     IDENTITY_OBJECT,
     LARGEST_DOCUMENT,
     LARGEST_MANIFEST,
+    LARGEST_SEGMENT,
     MANIFEST_OBJECT,
     Manifest,
     decode,
     segment_name,
 )
 from standfast.backup.recipients import X25519Identity, parse_identities
-from standfast.backup.sealing import fingerprint, sealed_bound, worker_count
+from standfast.backup.sealing import (
+    fingerprint,
+    make_buffer,
+    sealed_bound,
+    worker_count,
+)
 from standfast.errors import (
     DamagedError,
     NoIdentityError,
@@ -127,26 +136,28 @@ def open_manifest(
 
 def segments(
     vault: Vault, archive: Archive, manifest: Manifest, identity: X25519Identity
-) -> Iterator[bytes]:
-    """Yield the plaintext of each segment in order, a few fetched ahead.
+) -> Iterator[memoryview]:
+    """Yield the plaintext of each segment in order, a few opened ahead.
+
+    What is yielded is good until the next is asked for: its memory is used again.
 
     Raises:
         DamagedError: a segment is not what was sealed; nothing of it is yielded.
         StoreError: a segment cannot be fetched.
     """
-    count = len(manifest.segments)
-    workers = worker_count(manifest.segment_size)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="open")
-    ahead: deque[Future[bytes]] = deque()
+    opener = _Opener(vault, archive, manifest, identity)
+    pool = ThreadPoolExecutor(opener.workers, thread_name_prefix="open")
+    ahead: deque[Future[memoryview]] = deque()
+    indexes = iter(range(len(manifest.segments)))
     try:
-        for index in range(count + workers):
-            if index < count:
-                task = (vault, archive, manifest, identity, index)
-                ahead.append(pool.submit(_segment, *task))
-            if index >= workers or index >= count:
-                if not ahead:
-                    break
-                yield ahead.popleft().result()
+        for index in islice(indexes, opener.workers):
+            ahead.append(pool.submit(opener.open, index))
+        while ahead:
+            plain = ahead.popleft().result()
+            for index in islice(indexes, 1):
+                ahead.append(pool.submit(opener.open, index))
+            yield plain
+            opener.take_back(plain)
     except BaseException:
         # Workers may be waiting for a far end that never answers.
         vault.store.close()
@@ -155,26 +166,63 @@ def segments(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _segment(
-    vault: Vault,
-    archive: Archive,
-    manifest: Manifest,
-    identity: X25519Identity,
-    index: int,
-) -> bytes:
-    wanted = manifest.segments[index]
-    path = archive.path(segment_name(index))
-    try:
-        sealed = vault.store.get(path, sealed_bound(manifest.segment_size))
-    except NotFoundError:
-        raise DamagedError(f"{path} is missing") from None
-    if hashlib.sha256(sealed).hexdigest() != wanted.sha256:
-        raise DamagedError(f"{path} was altered: its SHA-256 is not the signed one")
-    try:
-        plain = decompress(decrypt(sealed, [identity]), wanted.size)
-    except StandfastError as error:
-        raise DamagedError(f"{path}: {error.message}") from None
-    key = bytes.fromhex(manifest.fingerprints.key)
-    if fingerprint(key, index, plain) != wanted.fingerprint:
-        raise DamagedError(f"{path}: its plaintext is not what was sent")
-    return plain
+class _Opener:
+    """Opens one archive's segments into memory that is made once.
+
+    Each worker fills a buffer, and the reader holds one more.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        archive: Archive,
+        manifest: Manifest,
+        identity: X25519Identity,
+    ) -> None:
+        self._vault = vault
+        self._archive = archive
+        self._manifest = manifest
+        self._identity = identity
+        largest = max((s.size for s in manifest.segments), default=0)
+        if not largest <= manifest.segment_size <= LARGEST_SEGMENT:
+            path = archive.path(MANIFEST_OBJECT)
+            raise DamagedError(f"{path} does not describe this archive")
+        self.workers = worker_count(manifest.segment_size)
+        self._buffers: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        for _ in range(min(self.workers + 1, len(manifest.segments))):
+            self._buffers.put(make_buffer(largest))
+
+    def open(self, index: int) -> memoryview:
+        """Return a segment's plaintext, in a buffer that is to be taken back.
+
+        Raises:
+            DamagedError: as ``segments``.
+            StoreError: as ``segments``.
+        """
+        wanted = self._manifest.segments[index]
+        path = self._archive.path(segment_name(index))
+        sealed = self._fetch(path)
+        if hashlib.sha256(sealed).hexdigest() != wanted.sha256:
+            raise DamagedError(f"{path} was altered: its SHA-256 is not the signed one")
+        plain = memoryview(self._buffers.get())[: wanted.size]
+        try:
+            decompress_into(decrypt_chunks(sealed, [self._identity]), plain)
+        except StandfastError as error:
+            raise DamagedError(f"{path}: {error.message}") from None
+        key = bytes.fromhex(self._manifest.fingerprints.key)
+        if fingerprint(key, index, plain) != wanted.fingerprint:
+            raise DamagedError(f"{path}: its plaintext is not what was sent")
+        return plain
+
+    def take_back(self, plain: memoryview) -> None:
+        """Use a segment's memory again."""
+        buffer = plain.obj
+        assert isinstance(buffer, mmap.mmap)
+        self._buffers.put(buffer)
+
+    def _fetch(self, path: str) -> bytes:
+        try:
+            limit = sealed_bound(self._manifest.segment_size)
+            return self._vault.store.get(path, limit)
+        except NotFoundError:
+            raise DamagedError(f"{path} is missing") from None

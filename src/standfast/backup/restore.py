@@ -158,7 +158,8 @@ def _stream(
     progress: Callable[[int, int], None],
 ) -> None:
     guard = Guard(None)
-    for piece in _held(segments(vault, found.archive, found.manifest, identity)):
+    parts = segments(vault, found.archive, found.manifest, identity)
+    for piece in _held(parts, len(found.manifest.segments)):
         guard.see(piece)
         if guard.size == found.manifest.size:
             compare_stream(guard, found.manifest)
@@ -168,23 +169,20 @@ def _stream(
         raise DamagedError(f"{found.manifest.name} is shorter than it was")
 
 
-def _held(parts: Iterator[bytes]) -> Iterator[memoryview]:
-    """Yield the parts, the last of them split so that its end comes alone.
+def _held(parts: Iterator[memoryview], count: int) -> Iterator[memoryview]:
+    """Yield all ``count`` parts, the last of them split so that its end comes alone.
 
     The END record of a stream is its last 312 bytes; it goes out after all that
     comes before it has been checked as a whole.
     """
-    last: bytes | None = None
-    for part in parts:
-        if last is not None:
-            yield memoryview(last)
-        last = part
-    if last is not None:
-        cut = max(0, len(last) - HELD_BACK)
-        with memoryview(last) as view:
-            if cut:
-                yield view[:cut]
-            yield view[cut:]
+    for number, part in enumerate(parts, 1):
+        if number < count:
+            yield part
+            continue
+        cut = max(0, len(part) - HELD_BACK)
+        if cut:
+            yield part[:cut]
+        yield part[cut:]
 
 
 class FileSink:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from standfast.backup.age import make_header
-from standfast.backup.compress import compress
+from standfast.backup.compress import Compressor
 from standfast.backup.model import Segment, segment_name
 from standfast.units import MIB
 
@@ -84,11 +84,12 @@ class SealingLine:
         self._progress = progress
         self._workers = worker_count(recipe.segment_size)
         self._plain: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
-        self._sealed: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[_Place] = queue.SimpleQueue()
         for _ in range(self._workers + 1):
-            self._plain.put(_buffer(recipe.segment_size))
+            self._plain.put(make_buffer(recipe.segment_size))
         for _ in range(self._workers):
-            self._sealed.put(_buffer(sealed_bound(recipe.segment_size)))
+            out = make_buffer(sealed_bound(recipe.segment_size))
+            self._places.put(_Place(out, Compressor(recipe.level)))
 
     def run(
         self,
@@ -156,33 +157,41 @@ class SealingLine:
         return filled
 
     def _segment(self, index: int, buffer: mmap.mmap, count: int) -> Segment:
-        out = self._sealed.get()
+        place = self._places.get()
         try:
             try:
-                with memoryview(buffer)[:count] as plain, memoryview(out) as room:
+                with memoryview(buffer)[:count] as plain:
                     mark = fingerprint(self._recipe.fingerprint_key, index, plain)
-                    size = seal_into(plain, room, self._recipe)
+                    size = _seal(plain, place, self._recipe)
             finally:
                 self._plain.put(buffer)
-            with memoryview(out)[:size] as sealed:
+            with memoryview(place.out)[:size] as sealed:
                 digest = hashlib.sha256(sealed).hexdigest()
                 self._store.put(f"{self._folder}/{segment_name(index)}", sealed)
         finally:
-            self._sealed.put(out)
+            self._places.put(place)
         self._progress(0, size)
         return Segment(size=count, fingerprint=mark, object_size=size, sha256=digest)
 
 
-def seal_into(plain: memoryview, out: memoryview, recipe: Recipe) -> int:
-    """Compress and encrypt a segment into ``out``; return the object's size."""
+@dataclass(frozen=True)
+class _Place:
+    """What one worker works with: room for a sealed object, and a compressor."""
+
+    out: mmap.mmap
+    compressor: Compressor
+
+
+def _seal(plain: memoryview, place: _Place, recipe: Recipe) -> int:
+    """Compress and encrypt a segment; return the object's size."""
     header, sealer = make_header([recipe.recipient])
-    out[: len(header)] = header
-    place = len(header)
-    carry = bytearray()
-    for part in compress(plain, recipe.level):
-        place, carry = _seal_part(part, carry, sealer, out, place)
-    place += sealer.seal_last_into(carry, out[place:])
-    return place
+    with memoryview(place.out) as out:
+        out[: len(header)] = header
+        end = len(header)
+        carry = bytearray()
+        for part in place.compressor.compress(plain):
+            end, carry = _seal_part(part, carry, sealer, out, end)
+        return end + sealer.seal_last_into(carry, out[end:])
 
 
 def _seal_part(
@@ -219,12 +228,16 @@ def sealed_bound(size: int) -> int:
 def worker_count(segment_size: int) -> int:
     """Return how many segments may be under way at once."""
     by_memory = BUFFER_BUDGET // (segment_size + sealed_bound(segment_size))
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) + 2, by_memory))
+    # One more than processors, as one is mostly waiting for the store; each more
+    # only adds buffers to be faulted in.
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) + 1, by_memory))
 
 
-def _buffer(size: int) -> mmap.mmap:
+def make_buffer(size: int) -> mmap.mmap:
+    """Return memory that the process gets page by page as it is used."""
     buffer = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        # A third fewer page faults on Linux; others have nothing to ask for.
+        # Fewer page faults where Linux lets shared memory have huge pages. Private
+        # memory always may, but waiting for free ones cost more than they saved.
         buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer

@@ -123,12 +123,20 @@ def _run(argv: Sequence[str]) -> int:
     return status
 
 
+def _hint(error: StandfastError, argv: Sequence[str]) -> str:
+    """Return an error's hint; a mistake in usage always has one."""
+    if error.hint or error.status != ExitStatus.USAGE:
+        return error.hint
+    return f"see `{' '.join(['standfast', *argv[:2]])} --help`"
+
+
 def _fail(error: StandfastError, argv: Sequence[str]) -> int:
+    hint = _hint(error, argv)
     try:
         if "--json" in argv:
             body = {
                 "message": error.message,
-                "hint": error.hint,
+                "hint": hint,
                 "status": error.status,
             }
             sys.stdout.write(json.dumps({"error": body}, indent=2) + "\n")
@@ -137,8 +145,8 @@ def _fail(error: StandfastError, argv: Sequence[str]) -> int:
         pass  # standard output takes nothing; standard error may
     try:
         sys.stderr.write(f"standfast: error: {error.message}\n")
-        if error.hint:
-            sys.stderr.write(f"standfast: hint: {error.hint}\n")
+        if hint:
+            sys.stderr.write(f"standfast: hint: {hint}\n")
     except OSError:
         pass  # standard error is gone; the status still tells
     return int(error.status)

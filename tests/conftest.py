@@ -342,7 +342,7 @@ def start_sshd(folder: Path, shell: str) -> Iterator[Sshd]:
         pytest.skip("sshd is not installed")
     if os.geteuid() != 0:
         pytest.skip("a login with another shell needs root")
-    user = f"sft-{Path(shell).name}-{os.getpid()}"
+    user = f"sft-{Path(shell).name}-{os.urandom(4).hex()}"
     home = folder / "home"
     run_quietly("useradd", "--no-log-init", "-M", "-d", home, "-s", shell, user)
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ForkServer, Made, Ran, Sshd, Standfast, wait_until
+from conftest import ForkServer, Made, Ran, Sshd, Standfast, make_vault, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +121,8 @@ class Link:
         port: where it listens.
         carried: bytes that came from the client so far.
         returned: bytes that came from the server so far.
+        cuts: how often a connection was cut.
+        waiting: connections that were taken and never answered.
     """
 
     def __init__(self, target: int) -> None:
@@ -134,6 +136,7 @@ class Link:
         self.cuts = 0
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self.waiting = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -143,24 +146,25 @@ class Link:
 
         ``then`` is what becomes of later connections: pass, refuse or stall.
         """
-        self._cut_at = self.carried + self.returned + count
+        self._cut_at = self.total + count
         self._after_cut = then
+
+    @property
+    def total(self) -> int:
+        return self.carried + self.returned
 
     def stall_after(self, count: int) -> None:
         """Forward nothing after ``count`` more bytes; new connections hang too."""
-        self._stall_at = self.carried + self.returned + count
+        self._stall_at = self.total + count
 
     @property
     def stalled(self) -> bool:
         return self._mode == "stall"
 
-    def heal(self) -> None:
-        """Let everything pass from now on (a stalled connection stays stalled)."""
-        self._cut_at = self._stall_at = None
-        self._mode = "pass"
-
     def close(self) -> None:
         """Stop listening and drop what is open."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._drop()
 
@@ -170,12 +174,10 @@ class Link:
                 client, _ = self._server.accept()
             except OSError:
                 return
-            if self._mode == "refuse":
-                _reset(client)
-                continue
             with self._lock:
                 self._sockets.append(client)
             if self._mode == "stall":
+                self.waiting += 1
                 continue
             server = socket.create_connection(("127.0.0.1", self.target))
             with self._lock:
@@ -196,13 +198,15 @@ class Link:
         with self._lock:
             self.carried += count if up else 0
             self.returned += 0 if up else count
-            total = self.carried + self.returned
-            cut = self._cut_at is not None and total >= self._cut_at
+            cut = self._cut_at is not None and self.total >= self._cut_at
             if cut:
                 self._cut_at = None
                 self._mode = self._after_cut
                 self.cuts += 1
-            if self._stall_at is not None and total >= self._stall_at:
+                if self._mode == "refuse":
+                    self._server.shutdown(socket.SHUT_RDWR)
+                    self._server.close()
+            if self._stall_at is not None and self.total >= self._stall_at:
                 self._mode = "stall"
         if cut:
             self._drop()
@@ -230,6 +234,24 @@ class FarVault:
     client: Standfast
     made: Made
     link: Link
+
+
+@contextlib.contextmanager
+def far_vault(standfast: Standfast, sshd: Sshd, size: str) -> Iterator[FarVault]:
+    """A vault over ssh whose link is good until told otherwise.
+
+    Its path is where it lies on the far machine, which is this one.
+    """
+    link = Link(sshd.port)
+    client = through(standfast, sshd, link)
+    place = sshd.home / f"vault-{os.urandom(4).hex()}"
+    address = f"ssh://{sshd.user}@127.0.0.1:{link.port}{place}"
+    local = standfast.folder / "far"
+    made = make_vault(client, local, "--segment-size", size, address=address)
+    try:
+        yield FarVault(client, dataclasses.replace(made, path=place), link)
+    finally:
+        link.close()
 
 
 def through(standfast: Standfast, sshd: Sshd, link: Link) -> Standfast:

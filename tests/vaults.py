@@ -40,6 +40,9 @@ class BytesProducer:
         self._left = self._left[count:]
         return count
 
+    def stop(self) -> None:
+        self._left = memoryview(b"")
+
     def finish(self) -> None:
         """Nothing failed."""
 

@@ -272,6 +272,9 @@ class TestSshStore(StoreSuite):
     def place(
         self, sshd: Sshd, host: SshHost, request: pytest.FixtureRequest
     ) -> Folder:
+        if "close" in request.node.name:
+            # Closing is for good; the other tests share their connection.
+            host = SshHost(SshTarget("127.0.0.1", sshd.user, sshd.port))
         name = f'it\'s {abs(hash(request.node.nodeid)):x} "here" $x'
         root = sshd.home / name
 

@@ -40,6 +40,7 @@ from standfast.errors import (
     NoIdentityError,
     NotFoundError,
     StandfastError,
+    StoreError,
 )
 
 if TYPE_CHECKING:
@@ -158,8 +159,9 @@ def segments(
                 ahead.append(pool.submit(opener.open, index))
             yield plain
             opener.take_back(plain)
-    except BaseException:
-        # Workers may be waiting for a far end that never answers.
+    except (StoreError, KeyboardInterrupt):
+        # Workers may be waiting for a far end that never answers. Damage is no such
+        # reason: who verifies goes on to the next archive.
         vault.store.close()
         raise
     finally:

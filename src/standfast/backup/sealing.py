@@ -95,12 +95,15 @@ class SealingLine:
         self,
         read: Callable[[memoryview], int],
         check: Callable[[memoryview], None],
+        stop: Callable[[], None],
     ) -> list[Segment]:
         """Seal and store all that ``read`` gives, and return the segments in order.
 
         Args:
             read: fills (part of) a buffer and returns how much; 0 at the end.
             check: sees every byte once, in order, before it is sealed.
+            stop: makes ``read`` return 0 though more may come; called from a worker
+                that failed, since ``read`` may be waiting for a producer that pauses.
 
         Raises:
             Exception: whatever ``read``, ``check`` or the store raised; no more is
@@ -114,7 +117,9 @@ class SealingLine:
                 count = self._fill(buffer, read, check)
                 if count == 0:
                     break
-                futures.append(pool.submit(self._segment, len(futures), buffer, count))
+                future = pool.submit(self._segment, len(futures), buffer, count)
+                future.add_done_callback(lambda done: _stop_if_failed(done, stop))
+                futures.append(future)
                 if count < self._recipe.segment_size:
                     break
             return [future.result() for future in futures]
@@ -172,6 +177,11 @@ class SealingLine:
             self._places.put(place)
         self._progress(0, size)
         return Segment(size=count, fingerprint=mark, object_size=size, sha256=digest)
+
+
+def _stop_if_failed(future: Future[Segment], stop: Callable[[], None]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        stop()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,6 +55,10 @@ class Producer(Protocol):
         """Fill (part of) ``room``; return how much, 0 at the end."""
         ...
 
+    def stop(self) -> None:
+        """Make ``read`` return 0 from now on, also one that waits; for any thread."""
+        ...
+
     def finish(self) -> None:
         """Return if all that was to come has come.
 
@@ -63,15 +68,35 @@ class Producer(Protocol):
         ...
 
 
-class CommandProducer:
+class _Tap:
+    """A descriptor that is read until its end, or until another thread says stop."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._stopped, self._stopper = os.pipe()
+
+    def __del__(self) -> None:
+        os.close(self._stopped)
+        os.close(self._stopper)
+
+    def read(self, room: memoryview) -> int:
+        """Read what there is, waiting for it if need be."""
+        ready, _, _ = select.select([self._fd, self._stopped], [], [])
+        if self._stopped in ready:
+            return 0
+        return os.readv(self._fd, [room])
+
+    def stop(self) -> None:
+        """Make ``read`` return 0 from now on; see Producer."""
+        os.write(self._stopper, b".")
+
+
+class CommandProducer(_Tap):
     """The output of a program that we started, and its exit status."""
 
     def __init__(self, process: Process) -> None:
+        super().__init__(process.stdout_fd)
         self._process = process
-
-    def read(self, room: memoryview) -> int:
-        """Read the program's output."""
-        return os.readv(self._process.stdout_fd, [room])
 
     def finish(self) -> None:
         """Wait for the program.
@@ -84,15 +109,8 @@ class CommandProducer:
             raise CommandError(result.complaint())
 
 
-class InputProducer:
+class InputProducer(_Tap):
     """A file descriptor, such as standard input; its end is all it can tell."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def read(self, room: memoryview) -> int:
-        """Read the descriptor."""
-        return os.readv(self._fd, [room])
 
     def finish(self) -> None:
         """Nothing can be asked of a descriptor."""
@@ -213,7 +231,7 @@ def send_archive(
     folder = archive_folder(archive)
     with vault.state.sending(archive):
         line = SealingLine(vault.store, folder, recipe, sender.progress)
-        segments = line.run(producer.read, guard.see)
+        segments = line.run(producer.read, guard.see, producer.stop)
         producer.finish()
         facts = guard.finish()
         manifest = _manifest(vault, plan, sender, archive, recipe, segments, facts)

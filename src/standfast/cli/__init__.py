@@ -101,16 +101,23 @@ def run() -> NoReturn:
     # A write to a closed pipe must be an error that we can report.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _terminate)
     os.umask(0o077)
     status = main(sys.argv[1:])
     try:
         sys.stdout.flush()
     except OSError as error:
-        if error.errno != errno.EPIPE and not status:
+        # EIO: a terminal that went away, as after logging out.
+        if error.errno not in {errno.EPIPE, errno.EIO} and not status:
             reason = error.strerror or "input/output error"
             status = _fail(StandfastError(f"cannot print: {reason}"), [])
         # Nobody listens any more; keep the interpreter from complaining of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(status)
 
 
@@ -153,6 +160,9 @@ def _fail(error: StandfastError, argv: Sequence[str]) -> int:
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:
+    # Clearing up takes a moment, which a second Ctrl-C must not cut short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -57,6 +57,5 @@ class LocalHost:
     def close(self) -> None:
         """Kill what still runs."""
         for process in self._processes:
-            if process.alive():
-                process.destroy()
+            process.destroy()
         self._processes.clear()

@@ -94,6 +94,7 @@ class SshHost:
         self._master: Process | None = None
         self._folder = ""
         self._processes: list[Process] = []
+        self._closed = False
 
     def run(
         self,
@@ -119,6 +120,8 @@ class SshHost:
         """Start a command there; see Host."""
         command = "exec " + " ".join(quote(word) for word in argv)
         with self._lock:
+            if self._closed:
+                raise HostUnreachableError(f"the connection to {self.name} is closed")
             self._connect()
             process = start(
                 [*self._ssh(), *self._target.flags(), command],
@@ -144,7 +147,13 @@ class SshHost:
         return result
 
     def close(self) -> None:
-        """Kill what still runs and hang up."""
+        """Kill what still runs and hang up; nothing can be started after that."""
+        self._closed = True
+        # Another thread may hold the lock while it waits for a host that does not
+        # answer; it ends with its ssh.
+        master = self._master
+        if master is not None:
+            master.kill()
         with self._lock:
             for process in self._processes:
                 if process.alive():
@@ -175,6 +184,8 @@ class SshHost:
             [*argv, *self._target.flags(), f"exec /bin/sh -c {quote(script)}"],
             stdin=True,
         )
+        if self._closed:
+            self._master.kill()
         seen = b""
         while READY not in seen:
             part = self._master.read()

@@ -31,6 +31,7 @@ class RetryingStore:
         chance: the jitter's source.
         patience: seconds to spend waiting on one operation before giving up.
         tell: is told of each failure that is tried again.
+        wake: ends every sleep of the clock, for ``close``.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class RetryingStore:
         chance: random.Random,
         patience: float,
         tell: Callable[[str], None],
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._inner = inner
         self._clock = clock
         self._chance = chance
         self._patience = patience
         self._tell = tell
+        self._wake = wake
         self._closed = False
 
     @property
@@ -119,6 +122,7 @@ class RetryingStore:
     def close(self) -> None:
         """Break off what is under way in any thread, and try nothing again."""
         self._closed = True
+        self._wake()
         self._inner.close()
 
     def _is_ours(self, name: str, data: Buffer) -> bool:
@@ -128,6 +132,8 @@ class RetryingStore:
     def _again(self, call: Callable[[], _T]) -> _T:
         last: StoreError | None = None
         for number in attempts(self._clock, self._chance, self._patience):
+            if self._closed:
+                raise StoreError(f"{self.address} was closed", transient=False)
             if last is not None:
                 self._tell(f"{last.message}; try {number + 1}")
             try:

@@ -182,12 +182,12 @@ class SshStore:
         """Fetch one object; see Store."""
         with self._script("get", name) as process:
             data = _after_mark(process)
-            while part := process.read():
+            while len(data) <= limit and (part := process.read()):
                 data += part
-                if len(data) > limit:
-                    raise TooLargeError(
-                        f"{name} is larger than it can be: over {limit} bytes"
-                    )
+            if len(data) > limit:
+                raise TooLargeError(
+                    f"{name} is larger than it can be: over {limit} bytes"
+                )
             result = self._finish(process)
         if result.code == NOT_A_FILE:
             raise NotFoundError(f"{name} is missing")

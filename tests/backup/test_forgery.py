@@ -9,11 +9,12 @@ import pytest
 from conftest import incompressible, make_vault
 from vaults import ListSink, in_memory, make_owned, send_to, verified
 
-from standfast.backup.minisign import SecretKey
+from standfast.backup.minisign import PublicKey, SecretKey
 from standfast.backup.model import SIGNATURE, SUMS, VAULT_DOCUMENT, VaultInfo, decode
 from standfast.backup.proof import check_signature
 from standfast.backup.recipients import X25519Identity
 from standfast.backup.vault import open_vault, pin
+from standfast.cli.session import read_signer
 from standfast.clock import SystemClock
 from standfast.errors import NotTrustedError
 from standfast.testing.store import MemoryStore
@@ -89,6 +90,17 @@ def test_a_strangers_key_may_be_trusted_on_purpose(
     opened = ("-i", vault.key, "--signer", key)
     standfast("backup", "restore", vault.path, "x", "-o", out, *opened)
     assert b"theirs" == out.read_bytes()
+
+
+@pytest.mark.parametrize("special", ["/", "+", "//"])
+def test_a_key_looks_like_a_path(tmp_path: Path, special: str) -> None:
+    """Base64 has slashes: a key is a key first, and a file's name after that."""
+    keys = (SecretKey(bytes(8), number.to_bytes(32)).public for number in range(9999))
+    key = next(key for key in keys if special in key.text)
+    assert key.text == read_signer(key.text)
+    path = tmp_path / "signer.pub"
+    path.write_text(key.to_file_text())
+    assert key == PublicKey.parse(read_signer(str(path)))
 
 
 def test_the_pinned_id_on_another_key() -> None:

@@ -32,7 +32,7 @@ from standfast.pace import Unlimited
 from standfast.testing.store import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 NAMES = ("one", "two", "three")
@@ -407,6 +407,26 @@ def test_too_large_to_be_read(whole: Whole, tmp_path: Path) -> None:
         assert 13 == verdict.status, name
         assert_named(verdict, name)
         path.write_bytes(whole.objects[name])
+
+
+def test_objects_that_cannot_be_read(whole: Whole) -> None:
+    """An object that is listed, but that nobody can hash, is not proven."""
+
+    class Unreadable(MemoryStore):
+        lost = ""
+
+        def digests(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+            return super().digests([name for name in names if name != self.lost])
+
+    hashed = [n for n in whole.names() if n.rpartition("/")[2] not in {SUMS, SIGNATURE}]
+    for name in hashed:
+        store = Unreadable("memory")
+        store.create()
+        store.objects = dict(whole.objects)
+        store.lost = name
+        assert_caught(whole, store, name)
+        if name.startswith("archives/"):
+            assert_not_restored(whole, store, name.split("/")[1])
 
 
 def lay_out(whole: Whole, folder: Path) -> None:

@@ -50,10 +50,13 @@ GONE, TAKEN, NOT_A_FILE, CUT = 40, 41, 42, 43
 # a signal, which sh reports as 128 + n.
 _SIGNALLED = 128
 
-# A place that we may not enter is not a place that is gone.
+# A place that we may not enter is not a place that is gone; cd of dash does not say
+# which, ls does.
 _ENTER = (
     "LC_ALL=C; export LC_ALL; umask 077; "
-    'cd -- "$1" || { [ -d "$1" ] && exit 1; exit 40; }; '
+    'cd -- "$1" 2>/dev/null || { e=$(ls -d -- "$1/." 2>&1) && e="cannot enter it"; '
+    'case $e in *"No such file"*|*"Not a directory"*) exit 40;; esac; '
+    'printf "%s\\n" "$e" >&2; exit 1; }; '
 )
 _SCRIPTS = {
     # $1 root

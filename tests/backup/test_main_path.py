@@ -21,7 +21,7 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dataset(pool: Pool) -> str:
     return pool.dataset("main", FILES)
 

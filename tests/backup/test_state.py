@@ -262,3 +262,16 @@ def test_where_the_state_lies() -> None:
     for value in ("", "relative"):
         found = state_folder({"XDG_STATE_HOME": value})
         assert str(found).endswith("/.local/state/standfast")
+
+
+@pytest.mark.parametrize("name", ["record.json", "signer.key", "ledger.jsonl"])
+def test_memory_that_cannot_be_read(memory: VaultState, name: str) -> None:
+    """What is there but cannot be read is an error, never as if it were not."""
+    (memory.folder / name).mkdir()
+    read = {
+        "record.json": memory.record,
+        "signer.key": memory.signer_key,
+        "ledger.jsonl": memory.ledger,
+    }[name]
+    with pytest.raises(StandfastError, match=f"cannot read .*{name}"):
+        read()

@@ -150,6 +150,8 @@ class VaultState:
             return SecretKey.parse(path.read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StandfastError(f"cannot read {path}: {error.strerror}") from None
 
     def make_signer_key(self) -> SecretKey:
         """Return the signing key, made now unless there is one."""
@@ -174,6 +176,8 @@ class VaultState:
             lines = path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return Ledger()
+        except OSError as error:
+            raise StandfastError(f"cannot read {path}: {error.strerror}") from None
         ledger = Ledger()
         for number, line in enumerate(lines[:-1], 1):
             try:

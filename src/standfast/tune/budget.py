@@ -1,6 +1,6 @@
 """The i386 verdict: boot every assumption that the facts allow, and see who agrees.
 
-What is not known is a range, and each end of it is tried: image and modules from 10
+What is not known is a range, and each end of it is tried: image and modules from 3
 to 30 MiB, the top of RAM up to 16 MiB below what is installed, SMP or not, two
 kernels for a release between them. Each is tried with vm.kmem_size as it is and a
 margin to either side. All boot with room to spare: boots. All panic: panics. Some of
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
     from standfast.tune.release import Release
 
-# tune.md 7: kernel and modules of i386 hosts that were reported.
-IMAGE_RANGE = (10 * MIB, 30 * MIB)
+# 18 is the middle of what i386 hosts with ZFS were reported to load, 3 the smallest
+# kernel that was booted, 30 the largest reported with its margin.
+IMAGE_RANGE = (18 * MIB, 3 * MIB, 30 * MIB)
 # Where a machine of more than 3 GiB may end its RAM below the device hole.
 HOLE_TOPS = (3 * GIB + GIB // 2, 3 * GIB, 3 * GIB + 3 * GIB // 4)
 HOLE_FROM = 3 * GIB
 # What firmware keeps at the top: nothing, 128 KiB (QEMU, measured), or more; the
 # odd MiB are there because 9.1 and later pad by the offset in a superpage.
 RESERVED_TOPS = (128 * KIB, 0, MIB, 2 * MIB, 3 * MIB, 16 * MIB)
+BUFFERS = "buffer KVA"
 RAM_RANGE = (512 * MIB, GIB, 2 * GIB, 3 * GIB + GIB // 2)
 
 
@@ -64,7 +66,8 @@ def judge(facts: Facts, release: Release, tunables: Mapping[str, int]) -> Budget
     machines, assumed, missing = assumptions(facts, choice, tunables)
     tried = tuple(_try(release, machine, margin) for machine in machines)
     outcomes = frozenset().union(*(one.outcomes for one in tried))
-    verdict = _agree(outcomes)
+    exact = not missing and facts.top is not None and outcomes == {Verdict.RISKY}
+    verdict = _agree(outcomes, exact=exact)
     why = _why(verdict, tried, margin)
     return Budget(
         verdict, why, tried, margin, (choice.why, *assumed), missing
@@ -80,7 +83,7 @@ def assumptions(
     images = (facts.image,) if facts.image is not None else IMAGE_RANGE
     if facts.image is None:
         missing.append("size of kernel and modules (--kernel-image)")
-        assumed.append("kernel and modules of 10 to 30 MiB")
+        assumed.append("kernel and modules of 3 to 30 MiB")
     pages = _kva_pages(facts, assumed, missing)
     tops = _tops(facts, tunables, assumed, missing)
     smp = (False, True) if facts.cpus is None else (facts.cpus > 1,)
@@ -122,7 +125,7 @@ def _tops(
         tops: tuple[int, ...] = RAM_RANGE
     elif facts.ram > HOLE_FROM and facts.arch == "i386":
         assumed.append("RAM usable up to 3, 3.5 or 3.75 GiB, below the device hole")
-        tops = tuple(top for top in HOLE_TOPS if top <= facts.ram) or (facts.ram,)
+        tops = tuple(sorted({min(top, facts.ram) for top in HOLE_TOPS}))
     else:
         assumed.append("the top 0 to 16 MiB of RAM kept by the firmware")
         tops = tuple(facts.ram - kept for kept in RESERVED_TOPS)
@@ -157,19 +160,29 @@ def _try(release: Release, machine: layout.Machine, margin: int) -> Tried:
 
 
 def outcome(placed: Layout) -> Verdict:
-    """Return what one layout means: boots, thin, or panics."""
+    """Return what one layout means: boots, thin, panics, or a false boot.
+
+    A false boot (10.x, 11.x) is a kernel that goes on with its buffer cache at
+    address 0, because nobody looks whether kva_alloc failed.
+    """
     if placed.failure is not None:
         return Verdict.PANICS
+    if BUFFERS in placed.missing:
+        return Verdict.RISKY
     if placed.missing or placed.left < placed.wanted:
         return Verdict.THIN
     return Verdict.BOOTS
 
 
-def _agree(outcomes: frozenset[Verdict]) -> Verdict:
+def _agree(outcomes: frozenset[Verdict], *, exact: bool) -> Verdict:
     if outcomes == {Verdict.BOOTS}:
         return Verdict.BOOTS
     if outcomes == {Verdict.PANICS}:
         return Verdict.PANICS
+    if Verdict.RISKY in outcomes:
+        # On 10.x more is not steadily worse, so ends that agree say nothing of
+        # what lies between them; only a single assumption can be believed.
+        return Verdict.RISKY if exact else Verdict.CANNOT_TELL
     return Verdict.CANNOT_TELL if Verdict.PANICS in outcomes else Verdict.THIN
 
 
@@ -196,7 +209,7 @@ def _why(verdict: Verdict, tried: tuple[Tried, ...], margin: int) -> str:
             f"vm.kmem_size of {mib(first.kmem.size)} leaves {mib(left)} of address"
             f" space; {mib(wanted)} are known to be asked for later"
         )
-    if verdict is Verdict.THIN:
+    if verdict in {Verdict.THIN, Verdict.RISKY}:
         gone = sorted({name for one in tried for name in one.layout.missing})
         if gone:
             return f"it gets past the boot without {', '.join(gone)}, in silence"

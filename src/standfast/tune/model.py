@@ -207,6 +207,25 @@ class Layout:
     left: int
     wanted: int
 
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """Start and size of all that is not reserved, by address."""
+        found = []
+        at = 0
+        for piece in sorted(self.reservations, key=lambda piece: piece.start):
+            if piece.start > at:
+                found.append((at, piece.start - at))
+            at = max(at, piece.end)
+        if at < self.span:
+            found.append((at, self.span - at))
+        return tuple(found)
+
+    @property
+    def holes(self) -> tuple[tuple[int, int], ...]:
+        """The gaps but the largest: what alignment lost."""
+        largest = max(self.gaps, key=lambda gap: gap[1], default=None)
+        return tuple(gap for gap in self.gaps if gap != largest)
+
 
 @dataclass(frozen=True)
 class Line:

@@ -217,6 +217,9 @@ def _lines(boot: budget.Budget) -> tuple[Line, ...]:
     lines = [
         Line(piece.name, piece.size, piece.why) for piece in first.layout.reservations
     ]
+    lost = sum(size for _, size in first.layout.holes)
+    if lost:
+        lines.append(Line("alignment gaps", lost, "too small for what came next"))
     failure = first.layout.failure
     if failure is not None:
         lines.append(Line(f"{failure.name} (asked)", failure.size, "does not fit"))

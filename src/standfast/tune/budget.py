@@ -69,9 +69,7 @@ def judge(facts: Facts, release: Release, tunables: Mapping[str, int]) -> Budget
     exact = not missing and facts.top is not None and outcomes == {Verdict.RISKY}
     verdict = _agree(outcomes, exact=exact)
     why = _why(verdict, tried, margin)
-    return Budget(
-        verdict, why, tried, margin, (choice.why, *assumed), missing
-    )
+    return Budget(verdict, why, tried, margin, (choice.why, *assumed), missing)
 
 
 def assumptions(
@@ -96,9 +94,7 @@ def assumptions(
     return machines, tuple(assumed), tuple(missing)
 
 
-def _kva_pages(
-    facts: Facts, assumed: list[str], missing: list[str]
-) -> tuple[int, ...]:
+def _kva_pages(facts: Facts, assumed: list[str], missing: list[str]) -> tuple[int, ...]:
     default = kva_span.DEFAULT[facts.arch]
     if facts.kva_pages is not None:
         return (facts.kva_pages,)
@@ -125,7 +121,7 @@ def _tops(
         tops: tuple[int, ...] = RAM_RANGE
     elif facts.ram > HOLE_FROM and facts.arch == "i386":
         assumed.append("RAM usable up to 3, 3.5 or 3.75 GiB, below the device hole")
-        tops = tuple(sorted({min(top, facts.ram) for top in HOLE_TOPS}))
+        tops = tuple(dict.fromkeys(min(top, facts.ram) for top in HOLE_TOPS))
     else:
         assumed.append("the top 0 to 16 MiB of RAM kept by the firmware")
         tops = tuple(facts.ram - kept for kept in RESERVED_TOPS)

@@ -47,9 +47,7 @@ def freebsd_tunables(
             continue
         if trouble := names.trouble(release, setting.name):
             findings.append(
-                Finding(
-                    Severity.IGNORED, trouble, setting.place, names.RULE.source
-                )
+                Finding(Severity.IGNORED, trouble, setting.place, names.RULE.source)
             )
             if setting.name in names.NEW_NAMES:
                 continue

@@ -123,8 +123,10 @@ def check(facts: Facts) -> Facts:
         value = getattr(facts, name)
         if value is not None and value <= 0:
             raise UsageError(f"{name} must be more than nothing: {value}")
-    if facts.kva_pages is not None and facts.arch in ENTRY and (
-        facts.kva_pages * ENTRY[facts.arch] >= 4 * 1024 * MIB
+    if (
+        facts.kva_pages is not None
+        and facts.arch in ENTRY
+        and (facts.kva_pages * ENTRY[facts.arch] >= 4 * 1024 * MIB)
     ):
         raise UsageError(f"KVA_PAGES leaves no user space: {facts.kva_pages}")
     if facts.ram is not None and facts.ram < 16 * MIB:

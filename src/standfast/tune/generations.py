@@ -227,7 +227,7 @@ _CHOICES: tuple[tuple[Callable[[Release], bool], Choice], ...] = (
         Choice(
             (G9C, G91),
             NEARBY,
-            "9.0-RELEASE lies between HEAD of Feb 2011 and 9.1; its rules were not found",
+            "9.0-RELEASE lies between HEAD of Feb 2011 and 9.1; by both of them",
         ),
     ),
     (

@@ -48,7 +48,7 @@ def parse(
     return KernelConfig(tuple(options.items()), tuple(notes))
 
 
-def _read(  # noqa: PLR0913 - one recursion's state
+def _read(
     text: str,
     file: str,
     include: Callable[[str], str | None],

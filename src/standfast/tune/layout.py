@@ -220,14 +220,20 @@ class _Boot:
         self._last(kmem)
 
     def after(self) -> None:
-        """What follows and cannot end the boot: sf_bufs go missing in silence."""
-        try:
-            if self.kernel.arena:
-                self.arena.take("sf_bufs", self.sf_bytes(), why="sendfile windows")
-            else:
-                self.map.take("sf_bufs", self.sf_bytes(), why="sendfile windows")
-        except NoRoom:
-            self.missing.append("sf_bufs")
+        """What follows and cannot end the boot: sf_bufs go missing in silence.
+
+        Map entries, first stacks and device windows come before sf_buf_init; how
+        much they take together was measured, not their single places.
+        """
+        take = self.arena.take if self.kernel.arena else self.map.take
+        for name, size, why in (
+            ("map entries, stacks", self.kernel.later_bytes, "measured on a bare kernel"),
+            ("sf_bufs", self.sf_bytes(), "sendfile windows"),
+        ):
+            try:
+                take(name, size, why=why)
+            except NoRoom:
+                self.missing.append(name)
 
     def sf_bytes(self) -> int:
         """Bytes of the sf_buf area."""
@@ -289,7 +295,9 @@ class _Boot:
     ) -> None:
         if size == 0:
             # vm_map_insert refuses an empty range: start >= end.
-            raise _Broken(self._panic(name, 0, NoRoom(1, self.map.largest_gap()), where))
+            raise _Broken(
+                self._panic(name, 0, NoRoom(1, self.map.largest_gap()), where)
+            )
         try:
             self.map.take(name, size, why=why, step=step)
         except NoRoom as full:
@@ -335,5 +343,3 @@ def largest(machine: Machine, base: Ground | None = None) -> int:
         else:
             high = middle
     return low * MIB
-
-

@@ -95,7 +95,9 @@ def freebsd_facts(
     known = numbers(values)
     arch = values.get("hw.machine_arch", machine)
     arch = {"aarch64": "arm64"}.get(arch, arch)
-    if arch == "i386" and (known.get("kern.features.pae") or known.get("vm.pmap.pae_mode")):
+    if arch == "i386" and (
+        known.get("kern.features.pae") or known.get("vm.pmap.pae_mode")
+    ):
         arch = "i386-pae"
     pages = None
     span = known.get("vm.kvm_size")

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from standfast.tune.model import Finding, Setting, Severity
-from standfast.tune.release import Release
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from standfast.tune.release import Release
 
 SOURCE = "support.4th of 10.4R and 12.1R; config.lua of 13c and later"
 
@@ -28,11 +31,11 @@ _FORTH = re.compile(
 )
 _LUA = re.compile(
     r"""\s*([!-~]+?)\s*=\s*
-    (?:"([\s!-~]*?)"|([A-Za-z0-9]+)|(-?[0-9]+))\s*(?:\#.*)?""",
+    (?:"([\s!\#-~]*)"|([A-Za-z0-9]+)|(-?[0-9]+))\s*(?:\#.*)?""",
     re.VERBOSE | re.ASCII,
 )
-_CURLY = str.maketrans({c: '"' for c in "\u201c\u201d\u201e\u201f\u2033"})
-_CURLY_ONE = str.maketrans({c: "'" for c in "\u2018\u2019"})
+_CURLY = str.maketrans(dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'))
+_CURLY_ONE = str.maketrans(dict.fromkeys("\u2018\u2019", "'"))
 
 
 class Loader(Enum):

@@ -291,5 +291,4 @@ class Report:
 
 def mib(size: float) -> str:
     """Return ``1536 MiB`` or ``81.5 MiB``; tune counts in MiB throughout."""
-    count = size / MIB
-    return f"{count:.0f} MiB" if abs(count - round(count)) < 0.05 else f"{count:.1f} MiB"  # noqa: PLR2004
+    return f"{size / MIB:.1f}".removesuffix(".0") + " MiB"

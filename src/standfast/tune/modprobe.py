@@ -1,4 +1,4 @@
-"""modprobe.d files and sysctl.conf: `options zfs NAME=VALUE` and `name=value`.
+r"""modprobe.d files and sysctl.conf: `options zfs NAME=VALUE` and `name=value`.
 
 Linux takes module parameters as C integers: decimal, 0x or octal, no suffix; the
 kernel refuses anything else and then refuses to load the module at all. Files are
@@ -68,9 +68,7 @@ def parse_sysctl(text: str, *, file: str, release: Release | None) -> Parsed:
             continue
         if release is not None and names.boot_only(release, name):
             what = f"{name} is read at boot only: in sysctl.conf it is too late"
-            notes.append(
-                Finding(Severity.IGNORED, what, f"{file}:{at}", SYSCTL_SOURCE)
-            )
+            notes.append(Finding(Severity.IGNORED, what, f"{file}:{at}", SYSCTL_SOURCE))
             continue
         settings.append(Setting(name, value, file, at))
     return Parsed(tuple(settings), tuple(notes))
@@ -90,7 +88,7 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
         if raw.endswith("\\"):
             kept += " "
             continue
-        if (line := kept.split("#", 1)[0].strip()):
+        if line := kept.split("#", 1)[0].strip():
             lines.append((begun, line))
         begun, kept = 0, ""
     return lines

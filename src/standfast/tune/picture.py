@@ -48,10 +48,11 @@ def blocks(layout: Layout) -> list[Block]:
         for piece in layout.reservations
         if piece.size
     ]
+    lost = set(layout.holes)
     found += [
-        Block("free", start, size, "free")
-        for start, size in layout.gaps
-        if size >= MIB
+        Block("free" if at not in lost else "lost to alignment", *at, "free")
+        for at in layout.gaps
+        if at[1] >= MIB
     ]
     return sorted(found, key=lambda block: block.start)
 
@@ -83,7 +84,9 @@ def terminal(column: Column) -> Iterator[str]:
         inside = _bar(failure.gap[0], layout.span - failure.gap[0], end, "x")
         inside = inside[:edge].ljust(edge) + "|"
         beyond = failure.gap[0] + failure.size - layout.span
-        bar = inside + ">" * max(1, round(beyond / end * WIDTH)) if beyond > 0 else inside
+        bar = (
+            inside + ">" * max(1, round(beyond / end * WIDTH)) if beyond > 0 else inside
+        )
         yield _row(bar, f"{failure.name} DOES NOT FIT", failure.size)
         yield f"{_short(failure)}; {failure.message}"
 
@@ -117,7 +120,7 @@ _VERDICT_FILL = {
     Verdict.PANICS: "#b3261e",
 }
 _HEIGHT = 620
-_TOP = 84
+_TOP = 100
 _BAR = 110
 _COLUMN = 400
 _LEFT = 74
@@ -128,11 +131,13 @@ def svg(columns: Sequence[Column]) -> str:
     """Return an SVG with one column a layout, all to the same scale."""
     end = max(_furthest(column.layout) for column in columns)
     width = _COLUMN * len(columns) + 20
-    height = _TOP + _HEIGHT + 64
+    height = _TOP + _HEIGHT + 48
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-        f' viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Verdana,'
-        ' sans-serif" font-size="12" fill="#222">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+            f' viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Verdana,'
+            ' sans-serif" font-size="12" fill="#222">'
+        ),
         "<title>Kernel address space at boot</title>",
         _DEFINITIONS,
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
@@ -188,7 +193,9 @@ def _subtitle(column: Column) -> str:
 
 def _covered(block: Block, failure: Failure | None) -> bool:
     """The gap that the failed request is drawn over needs no box of its own."""
-    return failure is not None and block.kind == "free" and block.start == failure.gap[0]
+    return (
+        failure is not None and block.kind == "free" and block.start == failure.gap[0]
+    )
 
 
 def _ticks(layout: Layout, left: int, scale: float) -> Iterator[str]:
@@ -200,10 +207,8 @@ def _ticks(layout: Layout, left: int, scale: float) -> Iterator[str]:
             f' y2="{y:.1f}" stroke="#222"/>'
         )
         label = f"{at // MIB}"
-        yield _text(
-            left + _LEFT - 10, y + 4, label, 'text-anchor="end" font-size="11"'
-        )
-    y = _TOP - 10
+        yield _text(left + _LEFT - 10, y + 4, label, 'text-anchor="end" font-size="11"')
+    y = _TOP - 14
     yield _text(left + _LEFT - 10, y, "MiB", 'text-anchor="end" font-size="11"')
 
 
@@ -216,9 +221,7 @@ def _block(block: Block, x: float, scale: float) -> str:
     )
 
 
-def _failure(
-    layout: Layout, failure: Failure, x: float, scale: float
-) -> Iterator[str]:
+def _failure(layout: Layout, failure: Failure, x: float, scale: float) -> Iterator[str]:
     y = _TOP + failure.gap[0] * scale
     height = max(failure.size * scale, 4)
     yield (
@@ -226,8 +229,11 @@ def _failure(
         ' fill="url(#broken)" stroke="#b3261e" stroke-width="1.5"/>'
     )
     edge = _TOP + layout.span * scale
+    below = max(y + height, edge) + 24
+    console = 'font-family="DejaVu Sans Mono, monospace" font-size="11"'
+    yield _text(x - _LEFT + 16, below, failure.message, f'{console} fill="#b3261e"')
     yield (
-        f'<line x1="{x - 14}" y1="{edge:.1f}" x2="{x + _BAR + 14}" y2="{edge:.1f}"'
+        f'<line x1="{x}" y1="{edge:.1f}" x2="{x + _BAR + 14}" y2="{edge:.1f}"'
         ' stroke="#b3261e" stroke-width="2.5" stroke-dasharray="6 3"/>'
     )
 
@@ -239,16 +245,21 @@ def _labels(
     wanted = [
         (_TOP + (b.start + b.size / 2) * scale, f"{b.name}  {mib(b.size)}", "")
         for b in shown
+        if b.size >= MIB
     ]
     failure = layout.failure
     if failure is not None:
         middle = failure.gap[0] + min(failure.size, failure.gap[1]) / 2
         bold = 'font-weight="bold" fill="#b3261e"'
         wanted.append(
-            (_TOP + middle * scale, f"{failure.name} asks for {mib(failure.size)}", bold)
+            (
+                _TOP + middle * scale,
+                f"{failure.name} asks for {mib(failure.size)}",
+                bold,
+            )
         )
         edge = _TOP + layout.span * scale
-        wanted.append((edge + 2, f"the end: {mib(_over(failure))} too little", bold))
+        wanted.append((edge + 2, f"{mib(_over(failure))} too little", bold))
     wanted.sort(key=lambda item: item[0])
     placed = _spread([item[0] for item in wanted])
     for (y, label, style), at in zip(wanted, placed, strict=True):
@@ -268,7 +279,7 @@ def _spread(wanted: list[float]) -> list[float]:
     placed: list[float] = []
     for y in wanted:
         placed.append(max(y, placed[-1] + _ROW) if placed else y)
-    bottom = _TOP + _HEIGHT + 44.0
+    bottom = _TOP + _HEIGHT + 20.0
     for index in range(len(placed) - 1, -1, -1):
         placed[index] = min(placed[index], bottom)
         bottom = placed[index] - _ROW

@@ -83,19 +83,22 @@ def _judge(facts: Facts, settings: tuple[Setting, ...]) -> Report:
     if fatal := _no_init(facts):
         return fatal
     release = parse_release(facts.release)
-    if release is None:
-        return _unknown(facts, "release (--release)")
+    if release is None or facts.arch not in ARCHES:
+        return _unknown(facts, _lacking(facts, release))
     if not 7 <= release.major <= 15:  # noqa: PLR2004
         return _unknown(facts, f"rules for FreeBSD {release}: known are 7 to 15")
-    if facts.arch not in ARCHES:
-        return _unknown(facts, f"architecture (--arch {', '.join(ARCHES)})")
     tunables = effective.freebsd_tunables(facts, settings, release)
     case = _Case(facts, settings, release, tunables)
     if "i386" in facts.arch and release.major <= 11:  # noqa: PLR2004
         return _i386(case)
-    if facts.ram is None:
-        return _unknown(facts, "RAM (--ram)", tunables.findings)
     return _wide(case)
+
+
+def _lacking(facts: Facts, release: Release | None) -> str:
+    lacking = [] if release else ["release (--release)"]
+    if facts.arch not in ARCHES:
+        lacking.append(f"architecture (--arch {', '.join(ARCHES)})")
+    return " and ".join(lacking)
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,11 @@ class _Ends:
     findings: tuple[Finding, ...]
 
 
-def _unknown(
-    facts: Facts, missing: str, findings: tuple[Finding, ...] = ()
-) -> Report:
+def _unknown(facts: Facts, missing: str, findings: tuple[Finding, ...] = ()) -> Report:
     return Report(
         Verdict.CANNOT_TELL,
         f"not enough is known: {missing}",
-        findings=_sorted((*facts.notes, *findings)),
+        findings=_sorted((*facts.notes, *findings, *_user_space(facts))),
         missing=(missing,),
     )
 
@@ -174,9 +175,7 @@ def _i386(case: _Case) -> Report:
     )
 
 
-def _join(
-    verdict: Verdict, why: str, risk: later.Risk | None
-) -> tuple[Verdict, str]:
+def _join(verdict: Verdict, why: str, risk: later.Risk | None) -> tuple[Verdict, str]:
     """Let a high run-time risk speak where the boot itself is no worry."""
     if risk is None or risk.level is not Level.HIGH:
         return verdict, why
@@ -199,17 +198,22 @@ def _i386_findings(case: _Case, boot: budget.Budget) -> list[Finding]:
     if first.kmem.explicit and most is not None and most < first.kmem.size:
         what = "vm.kmem_size_max does not cap an explicit vm.kmem_size"
         found.append(Finding(Severity.NOTE, what, source=kmem_size.RULE.source))
-    if first.machine.kva_pages > user_space.WINE_MOST and case.facts.arch == "i386":
-        what = (
-            f"KVA_PAGES={first.machine.kva_pages} leaves programs"
-            f" {mib(kva_span.user_space('i386', first.machine.kva_pages))}; Wine needs"
-            f" KVA_PAGES of at most {user_space.WINE_MOST}"
-        )
-        found.append(Finding(Severity.NOTE, what, source=user_space.RULE.source))
+    found.extend(_user_space(case.facts))
     if case.facts.arch == "i386-pae":
         what = "no PAE kernel was booted: these rows are source only"
         found.append(Finding(Severity.NOTE, what))
     return found
+
+
+def _user_space(facts: Facts) -> tuple[Finding, ...]:
+    pages = facts.kva_pages or 0
+    if pages <= user_space.WINE_MOST or facts.arch != "i386":
+        return ()
+    what = (
+        f"KVA_PAGES={pages} leaves programs {mib(kva_span.user_space('i386', pages))};"
+        f" Wine needs KVA_PAGES of at most {user_space.WINE_MOST}"
+    )
+    return (Finding(Severity.NOTE, what, source=user_space.RULE.source),)
 
 
 def _lines(boot: budget.Budget) -> tuple[Line, ...]:
@@ -240,23 +244,21 @@ def _ends(case: _Case, *, kmem: int, how: str, ram: int) -> _Ends:
     arc = effective.arc_of_freebsd(release, kmem=kmem, ram=ram, tunables=values)
     on = effective.prefetch_of(facts, ram, values, own=own)
     source = arc_freebsd.RULE.source if own else arc_openzfs.RULE.source
-    findings = list(
-        effective.ignored_findings(arc, case.settings, values, source)
-    )
+    findings = list(effective.ignored_findings(arc, case.settings, values, source))
     if not on:
         what = "file prefetch is off by default here"
         findings.append(Finding(Severity.NOTE, what, source=prefetch.RULE.source))
     if release.at_least(8) and own:
         findings.extend(
-            Finding(Severity.NOTE, f"the boot prints `{line}`", "", warnings.RULE.source)
+            Finding(
+                Severity.NOTE, f"the boot prints `{line}`", "", warnings.RULE.source
+            )
             for line in warnings.printed(ram=ram, kmem=kmem)
         )
     if release.major >= 12:  # noqa: PLR2004
         risk = later.memory_risk(arc_max=arc.largest, arc_min=arc.smallest, ram=ram)
     else:
-        risk = later.risk(
-            release, arc=arc.largest, kmem=kmem, ram=ram, arch=facts.arch
-        )
+        risk = later.risk(release, arc=arc.largest, kmem=kmem, ram=ram, arch=facts.arch)
     findings.append(_risk_finding(risk))
     ends = Effective(kmem, how, arc.largest, arc.smallest, arc.how, on)
     return _Ends(ends, risk, tuple(findings))
@@ -271,7 +273,9 @@ def _risk_finding(risk: later.Risk) -> Finding:
 def _wide(case: _Case) -> Report:
     """64-bit kernels, and i386 from 12.0 on, where kmem reserves nothing."""
     facts, release, values = case.facts, case.release, case.tunables.values
-    ram = facts.ram or 0
+    if facts.ram is None:
+        return _unknown(facts, "RAM (--ram)", case.tunables.findings)
+    ram = facts.ram
     kmem = kmem_size.size(
         release,
         facts.arch,
@@ -313,9 +317,7 @@ def _wide_boot(
             " VM_KMEM_SIZE_* for the platform`)"
         )
         return Verdict.CANNOT_TELL, why, None
-    span = (
-        None if "i386" in facts.arch else kva_64bit.span(release, facts.arch)
-    )
+    span = None if "i386" in facts.arch else kva_64bit.span(release, facts.arch)
     if span is None:
         why = "from 12.0 on vm.kmem_size reserves no address space at boot"
         return Verdict.BOOTS, why, None
@@ -366,9 +368,7 @@ def _linux(facts: Facts, settings: tuple[Setting, ...]) -> Report:
         return _unknown(facts, "RAM (--ram)")
     values = effective.linux_tunables(settings).values
     arc = effective.arc_of_linux(release, facts.ram, values)
-    risk = later.memory_risk(
-        arc_max=arc.largest, arc_min=arc.smallest, ram=facts.ram
-    )
+    risk = later.memory_risk(arc_max=arc.largest, arc_min=arc.smallest, ram=facts.ram)
     findings = (
         *facts.notes,
         *effective.ignored_findings(arc, settings, values, arc_openzfs.RULE.source),
@@ -392,5 +392,3 @@ def _initramfs(settings: tuple[Setting, ...]) -> tuple[Finding, ...]:
         return ()
     what = "if zfs is loaded from the initramfs, rebuild it, or the old values stay"
     return (Finding(Severity.NOTE, what, "", "tune.md 4; modprobe.d(5)"),)
-
-

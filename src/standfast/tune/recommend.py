@@ -101,12 +101,13 @@ def recommend(
     release = parse_release(facts.release)
     if release is None:
         raise CannotRecommendError("no advice without a release", hint="--release")
+    ram = facts.ram
     facts = replace(facts, settings=_present(facts), meant=None)
     kept = _keep(facts)
     bare = replace(facts, settings=_others(facts))
-    share = _share(facts.ram, role, reserve)
+    share = _share(ram, role, reserve)
     if facts.os == "linux":
-        wished = [_linux_arc(release, facts.ram, share, role)]
+        wished = [_linux_arc(release, ram, share, role)]
     elif "i386" in facts.arch and release.major <= 11:  # noqa: PLR2004
         wished = _narrow(bare, release, role, share, kept)
     else:
@@ -147,9 +148,7 @@ def _keep(facts: Facts) -> tuple[Setting, ...]:
         for finding in report.findings
         if finding.severity.value in {"ignored", "fatal"}
     }
-    return tuple(
-        s for s in facts.settings if s.name in _OURS and s.place not in bad
-    )
+    return tuple(s for s in facts.settings if s.name in _OURS and s.place not in bad)
 
 
 def _share(ram: int, role: Role, reserve: int | None) -> int:
@@ -199,7 +198,7 @@ def _setting(name: str, size: int) -> Setting:
 
 
 def _safe_arc(release: Release, room: int) -> int:
-    """Return the largest ARC whose risk is low: q of the rule "later", less a little."""
+    """Return the largest ARC whose risk is low by the rule "later", less a little."""
     return room * (50 if release.at_least(7, 3) else 33) // 100
 
 
@@ -225,7 +224,9 @@ def _narrow(
             why = "alike: what vm.kmem_size is when someone takes that line out"
             found.append(Advice(_setting("vm.kmem_size_max", room), why))
     else:
-        room = judge(replace(facts, settings=(*facts.settings, own))).effective.kmem or 0
+        room = (
+            judge(replace(facts, settings=(*facts.settings, own))).effective.kmem or 0
+        )
     factor = {Role.STORAGE: 100, Role.MIXED: 80, Role.DESKTOP: 50}[role]
     size = min(_safe_arc(release, room) * factor // 100, share)
     if room >= 768 * MIB:
@@ -300,8 +301,10 @@ def _notes(facts: Facts, release: Release) -> tuple[str, ...]:
     if (facts.ram or 0) < GIB:
         return ()
     return (
-        "a kernel with `options KVA_PAGES=512` would give kmem about 1 GiB more;"
-        " no loader setting can do that",
+        (
+            "a kernel with `options KVA_PAGES=512` would give kmem about 1 GiB more;"
+            " no loader setting can do that"
+        ),
     )
 
 
@@ -334,7 +337,9 @@ def _same(line: str) -> bool:
 
 
 def _fresh(lines: list[str], name: str) -> bool:
-    return not any(line.startswith((f"{name}=", f"options zfs {name}=")) for line in lines)
+    return not any(
+        line.startswith((f"{name}=", f"options zfs {name}=")) for line in lines
+    )
 
 
 def _line(facts: Facts, one: Advice) -> str:

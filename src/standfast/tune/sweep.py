@@ -109,13 +109,17 @@ def svg(points: Sequence[Point], *, title: str) -> str:
     y_scale = (_HEIGHT - _TOP - _BOTTOM) / most
     bottom = _HEIGHT - _BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
-        f' viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="DejaVu Sans, Verdana,'
-        ' sans-serif" font-size="12" fill="#222">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
+            f' viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="DejaVu Sans, Verdana,'
+            ' sans-serif" font-size="12" fill="#222">'
+        ),
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
         f'<text x="{_LEFT}" y="22" font-size="15" font-weight="bold">{title}</text>',
-        f'<text x="{_LEFT}" y="42" font-size="11" fill="#555">solid: boots with room;'
-        " dashed: gets past the boot, parts may be missing</text>",
+        (
+            f'<text x="{_LEFT}" y="42" font-size="11" fill="#555">solid: boots with room;'
+            " dashed: gets past the boot, parts may be missing</text>"
+        ),
     ]
     parts += _axes(most_ram, most, x_scale, y_scale)
     for index, pages in enumerate(dict.fromkeys(p.kva_pages for p in points)):

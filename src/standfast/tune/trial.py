@@ -154,8 +154,10 @@ def _nextboot(
         ),
         Boot.ZFS: (
             Return.NO,
-            "the loader cannot write to ZFS, so nextboot.conf stays on after a panic"
-            " (nextboot of 12.1 warns of that)",
+            (
+                "the loader cannot write to ZFS, so nextboot.conf stays on after a panic"
+                " (nextboot of 12.1 warns of that)"
+            ),
         ),
         Boot.UNKNOWN: (
             Return.UNSURE,
@@ -236,14 +238,19 @@ def _linux(settings: Sequence[Setting]) -> Trial:
         Return.NO,
         "read at every load of the module",
         (
-            *(f"options zfs {s.name}={s.text}    # /etc/modprobe.d/zfs.conf" for s in settings),
+            *(
+                f"options zfs {s.name}={s.text}    # /etc/modprobe.d/zfs.conf"
+                for s in settings
+            ),
             "update-initramfs -u (or dracut -f), if zfs loads from the initramfs",
             "reboot",
         ),
         "take the lines out and rebuild the initramfs",
     )
     rescue = (
-        "add modprobe.blacklist=zfs to the kernel command line, correct the file,"
-        " rebuild the initramfs",
+        (
+            "add modprobe.blacklist=zfs to the kernel command line, correct the file,"
+            " rebuild the initramfs"
+        ),
     )
     return Trial((running, once, stored), rescue)

@@ -143,9 +143,7 @@ def screen(facts: Facts, now: Sample, before: Sample | None) -> Iterator[str]:
     speed = rates(now, before)
     if "hits" in speed:
         ratio = f", {speed['hit_ratio']:.1%} hits" if "hit_ratio" in speed else ""
-        yield (
-            f"{'reads':<14}{speed['hits'] + speed.get('misses', 0):>10.0f}/s{ratio}"
-        )
+        yield (f"{'reads':<14}{speed['hits'] + speed.get('misses', 0):>10.0f}/s{ratio}")
     for finding in findings(facts, now, before):
         yield f"! {finding.what}"
 

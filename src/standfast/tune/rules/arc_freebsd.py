@@ -46,9 +46,7 @@ def basis(release: Release, kmem: int, ram: int) -> int:
     return min(kmem, ram) if release.at_least(9, 3) else kmem
 
 
-def limits(
-    release: Release, kmem: int, ram: int, tunables: Mapping[str, int]
-) -> Arc:
+def limits(release: Release, kmem: int, ram: int, tunables: Mapping[str, int]) -> Arc:
     """Return the limits for those tunables."""
     size = basis(release, kmem, ram)
     eighths = 6 if release.major <= 7 else 5  # noqa: PLR2004

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,8 +119,6 @@ def test_a_later_file_overrides_an_earlier_one_and_says_so() -> None:
 
 def test_saved_facts_read_back_the_same() -> None:
     """to_json then from_json is the identity."""
-    import json
-
     facts = facts_module.with_files(
         Facts("freebsd", "8.2", "i386", ram=1 << 31, origin="flags"),
         facts_module.Sources(

@@ -85,7 +85,11 @@ def test_arc_defaults_as_a_host_printed_them() -> None:
 def test_openzfs_defaults_and_the_order_of_tests() -> None:
     """Half of RAM to 2.2, RAM less 1 GiB from 2.3; a tie is ignored."""
     ram = 64 * GIB
-    for version, size in (("2.2.4", ram // 2), ("2.3.0", 63 * GIB), ("0.8.3", ram // 2)):
+    for version, size in (
+        ("2.2.4", ram // 2),
+        ("2.3.0", 63 * GIB),
+        ("0.8.3", ram // 2),
+    ):
         found = arc_openzfs.limits(release(version), ram, {}, freebsd=False)
         assert found.largest == size
     for version, ignored in (("0.8.3", ("arc_max",)), ("2.1.1", ())):

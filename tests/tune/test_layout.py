@@ -7,6 +7,7 @@ KVA_PAGES=512, vm.kmem_size 1536M), in KiB. The trials lie beside the checkout.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,11 @@ def test_pieces_never_overlap_and_stay_inside(
 ) -> None:
     """Whatever is asked, reservations are disjoint and within the span."""
     placed = layout.lay_out(
-        machine(
-            KERNELS[kernel], kva_pages=pages, image=image * MIB, top=ram * MIB
-        ),
+        machine(KERNELS[kernel], kva_pages=pages, image=image * MIB, top=ram * MIB),
         kmem * MIB,
     )
     pieces = sorted(placed.reservations, key=lambda piece: piece.start)
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in pairwise(pieces):
         assert before.end <= after.start
     assert pieces[0].start >= 0
     assert pieces[-1].end <= placed.span

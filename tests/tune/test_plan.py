@@ -117,7 +117,9 @@ def test_every_open_case_is_there() -> None:
 def test_ignored_limits_are_named() -> None:
     """openzfs 10157 and proxmox 48: the limit is ignored, and we say which."""
     for name in ("openzfs-10157", "proxmox-48"):
-        case = json.loads((Path(__file__).parent / "cases" / f"{name}.json").read_text())
+        case = json.loads(
+            (Path(__file__).parent / "cases" / f"{name}.json").read_text()
+        )
         report = judge(facts_module.from_json(json.dumps(case["facts"]), name=name))
         ignored = [f for f in report.findings if f.severity is Severity.IGNORED]
         assert [f.what.split()[0] for f in ignored] == ["zfs_arc_max"]

@@ -227,7 +227,7 @@ class _Boot:
         """
         take = self.arena.take if self.kernel.arena else self.map.take
         for name, size, why in (
-            ("map entries, stacks", self.kernel.later_bytes, "measured on a bare kernel"),
+            ("map entries, stacks", self.kernel.later_bytes, "measured, bare kernel"),
             ("sf_bufs", self.sf_bytes(), "sendfile windows"),
         ):
             try:

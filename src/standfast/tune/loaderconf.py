@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from standfast.tune.model import Finding, Setting, Severity
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from standfast.tune.release import Release

@@ -133,19 +133,29 @@ def svg(columns: Sequence[Column]) -> str:
     width = _COLUMN * len(columns) + 20
     height = _TOP + _HEIGHT + 48
     parts = [
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-            f' viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Verdana,'
-            ' sans-serif" font-size="12" fill="#222">'
-        ),
+        head(width, height),
         "<title>Kernel address space at boot</title>",
         _DEFINITIONS,
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for index, column in enumerate(columns):
         parts.extend(_column(column, _COLUMN * index, _HEIGHT / end))
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
+
+
+def head(width: int, height: int) -> str:
+    """Return the opening of an SVG of that size on white."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+        f' viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Verdana,'
+        ' sans-serif" font-size="12" fill="#222">'
+        f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    )
+
+
+def escape(text: str) -> str:
+    """Return text that is safe between tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 _DEFINITIONS = (
@@ -287,6 +297,5 @@ def _spread(wanted: list[float]) -> list[float]:
 
 
 def _text(x: float, y: float, text: str, style: str = "") -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     space = " " if style else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{space}{style}>{escaped}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}"{space}{style}>{escape(text)}</text>'

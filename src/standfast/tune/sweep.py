@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from standfast.errors import UsageError
 from standfast.tune import budget, generations, layout
 from standfast.tune.model import GIB, MIB, Facts, Verdict
+from standfast.tune.picture import escape, head
 from standfast.tune.release import parse_release
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def csv(points: Sequence[Point]) -> str:
 
 _COLORS = ("#4c6a92", "#4f9d69", "#c98b2b", "#8a6fa8", "#b3261e", "#555")
 _WIDTH, _HEIGHT = 760, 460
+_LEGEND = "solid: boots with room; dashed: gets past the boot, parts may be missing"
 _LEFT, _TOP, _RIGHT, _BOTTOM = 64, 56, 150, 52
 
 
@@ -109,17 +111,10 @@ def svg(points: Sequence[Point], *, title: str) -> str:
     y_scale = (_HEIGHT - _TOP - _BOTTOM) / most
     bottom = _HEIGHT - _BOTTOM
     parts = [
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
-            f' viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="DejaVu Sans, Verdana,'
-            ' sans-serif" font-size="12" fill="#222">'
-        ),
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
-        f'<text x="{_LEFT}" y="22" font-size="15" font-weight="bold">{title}</text>',
-        (
-            f'<text x="{_LEFT}" y="42" font-size="11" fill="#555">solid: boots with room;'
-            " dashed: gets past the boot, parts may be missing</text>"
-        ),
+        head(_WIDTH, _HEIGHT),
+        f'<text x="{_LEFT}" y="22" font-size="15" font-weight="bold">'
+        + f"{escape(title)}</text>",
+        f'<text x="{_LEFT}" y="42" font-size="11" fill="#555">{_LEGEND}</text>',
     ]
     parts += _axes(most_ram, most, x_scale, y_scale)
     for index, pages in enumerate(dict.fromkeys(p.kva_pages for p in points)):

@@ -155,7 +155,7 @@ def _nextboot(
         Boot.ZFS: (
             Return.NO,
             (
-                "the loader cannot write to ZFS, so nextboot.conf stays on after a panic"
+                "the loader cannot write to ZFS, so nextboot.conf stays after a panic"
                 " (nextboot of 12.1 warns of that)"
             ),
         ),

@@ -30,6 +30,25 @@ STEP = 4
 Row = dict[str, Any]
 
 
+def as_is(facts: Facts) -> Facts:
+    return facts
+
+
+def without_top(facts: Facts) -> Facts:
+    return replace(facts, top=None, cpus=None)
+
+
+def without_image(facts: Facts) -> Facts:
+    return replace(facts, top=None, cpus=None, image=None)
+
+
+BLURS = {
+    "exact facts": as_is,
+    "RAM, KVA_PAGES, image": without_top,
+    "RAM, KVA_PAGES": without_image,
+}
+
+
 def main(names: list[str]) -> int:
     cases()
     files = [Path(name) for name in names] or [TRIALS]
@@ -89,13 +108,10 @@ def trials(rows: list[Row]) -> int:
         facts = facts_of(row, tops)
         groups[facts].append((row["vm.kmem_size_mib"], row["outcome"]))
     unsafe = 0
-    for name, blur in (
-        ("exact facts", lambda f: f),
-        ("RAM, KVA_PAGES, image", lambda f: replace(f, top=None, cpus=None)),
-        ("RAM, KVA_PAGES", lambda f: replace(f, top=None, cpus=None, image=None)),
-    ):
+    for name, blur in BLURS.items():
         print(f"\nboot trials, {name} (MiB)")
-        unsafe += boundaries({key: (blur(key), found) for key, found in groups.items()})
+        judged = {key: (blur(key), found) for key, found in groups.items()}
+        unsafe += boundaries(judged)
     return 1 if unsafe else 0
 
 

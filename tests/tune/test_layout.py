@@ -30,7 +30,7 @@ VISIBLE = {1024: 1073610752, 2048: 2147352576, 3072: 3221094400, 3583: 375691673
 
 
 def machine(kernel: generations.Generation, **given: Any) -> layout.Machine:
-    facts = {
+    facts: dict[str, Any] = {
         "arch": "i386",
         "kva_pages": 512,
         "image": 3 * MIB,

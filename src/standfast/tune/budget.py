@@ -184,8 +184,17 @@ def _agree(outcomes: frozenset[Verdict], *, exact: bool) -> Verdict:
 
 def limits(tried: tuple[Tried, ...]) -> tuple[int, int]:
     """Return the smallest and the largest limit over all that was tried."""
-    found = [layout.largest(one.machine, one.base) for one in tried]
-    return min(found), max(found)
+    low = high = layout.largest(tried[0].machine, tried[0].base)
+    for one in tried[1:]:
+        # Two layouts tell whether this one lies between; bisection takes a dozen.
+        if not _passes(one, low) or _passes(one, high + MIB):
+            limit = layout.largest(one.machine, one.base)
+            low, high = min(low, limit), max(high, limit)
+    return low, high
+
+
+def _passes(one: Tried, kmem: int) -> bool:
+    return layout.past_boot(layout.lay_out(one.machine, kmem, one.base))
 
 
 def shortage(placed: Layout) -> int:

@@ -112,8 +112,7 @@ def svg(points: Sequence[Point], *, title: str) -> str:
     bottom = _HEIGHT - _BOTTOM
     parts = [
         head(_WIDTH, _HEIGHT),
-        f'<text x="{_LEFT}" y="22" font-size="15" font-weight="bold">'
-        + f"{escape(title)}</text>",
+        f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>',
         f'<text x="{_LEFT}" y="42" font-size="11" fill="#555">{_LEGEND}</text>',
     ]
     parts += _axes(most_ram, most, x_scale, y_scale)

@@ -7,14 +7,11 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from standfast.cli import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HOST = ["--os", "freebsd", "--release", "9.3", "--arch", "i386", "--ram", "2G"]
 EXACT = ["--top", "2147352576", "--kva-pages", "512", "--kernel-image", "3M"]
@@ -218,3 +215,38 @@ def test_a_check_loads_nothing_heavy_and_is_quick(argv: list[str]) -> None:
         loaded = set(json.loads(done.stdout.decode().splitlines()[-1]))
     assert loaded & (HEAVY | {"subprocess"}) == set()
     assert min(took) < 1.0
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def test_the_committed_picture_is_what_the_command_draws(tmp_path: Path) -> None:
+    """docs/tune-article.svg is `tune show` of the two example facts files."""
+    path = tmp_path / "x.svg"
+    argv = ["tune", "show", "--facts", str(EXAMPLES / "article-4g.json")]
+    argv += ["--beside", str(EXAMPLES / "article-2g.json"), "--svg", str(path)]
+    assert main(argv) == 21
+    committed = EXAMPLES.parent / "tune-article.svg"
+    assert path.read_text() == committed.read_text()
+
+
+def test_a_named_file_stands_for_the_saved_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The 4 GB host of the article with the settings of the 2 GB one boots."""
+    facts = ["--facts", str(EXAMPLES / "article-4g.json")]
+    assert main(["tune", "check", *facts]) == 21
+    capsys.readouterr()
+    working = ["--loader-conf", str(EXAMPLES / "article-2g.conf")]
+    assert main(["tune", "check", *facts, *working, "--json"]) in {0, 20}
+    report = json.loads(capsys.readouterr().out)
+    assert report["effective"]["kmem_size"] == 1536 * 2**20
+
+
+def test_every_command_and_status_is_in_the_manual() -> None:
+    """docs/tune.md has a heading for each command and each exit status."""
+    manual = (EXAMPLES.parent / "tune.md").read_text()
+    for command in ("check", "facts", "recommend", "trial", "show", "sweep", "watch"):
+        assert f"## `standfast tune {command}`" in manual
+    for status in ("| 0 |", "| 20 |", "| 21 |", "| 22 |", "| 2 |"):
+        assert status in manual

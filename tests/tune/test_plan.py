@@ -156,8 +156,18 @@ def test_each_verdict_has_the_status_of_its_class() -> None:
         Verdict.HANGS: ExitStatus.RISKY,
         Verdict.OUT_OF_MEMORY: ExitStatus.RISKY,
         Verdict.CANNOT_TELL: ExitStatus.CANNOT_TELL,
+        Verdict.NO_ZFS: ExitStatus.DOES_NOT_BOOT,
         Verdict.PANICS: ExitStatus.DOES_NOT_BOOT,
     }
+
+
+def test_a_module_parameter_that_is_no_number_keeps_zfs_from_loading() -> None:
+    """`zfs_arc_max=4G` is refused by the kernel, and the module with it."""
+    facts = Facts("linux", "2.2.0", "x86_64", ram=16 * GIB)
+    bad = replace(facts, settings=(Setting("zfs_arc_max", "4G"),))
+    good = replace(facts, settings=(Setting("zfs_arc_max", "4294967296"),))
+    assert judge(bad).verdict is Verdict.NO_ZFS
+    assert judge(good).effective.arc_max == 4 * GIB
 
 
 def test_no_boot_trial_that_panicked_is_called_safe() -> None:

@@ -56,7 +56,9 @@ def add_facts_flags(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--kernel-image", metavar="SIZE", help="kernel and modules")
     given.add_argument("--cpus", type=int, metavar="N", help="1 means no SMP kernel")
     given.add_argument("--no-zfs", action="store_true", help="ZFS is not used there")
-    files = parser.add_argument_group("files (each may be given again; later wins)")
+    files = parser.add_argument_group(
+        "files instead of the machine's own (may be repeated; later wins)"
+    )
     files.add_argument("--loader-conf", action="append", default=[], metavar="FILE")
     files.add_argument("--kernel-config", action="append", default=[], metavar="FILE")
     files.add_argument("--modprobe-conf", action="append", default=[], metavar="FILE")
@@ -73,6 +75,9 @@ def gather(args: argparse.Namespace) -> Facts:
         UsageError: flags or files that cannot be read.
     """
     facts = _with_flags(_start(args), args)
+    if args.loader_conf or args.modprobe_conf:
+        # A file that is named stands for the machine's own, it does not add to it.
+        facts = replace(facts, settings=(), meant=None, notes=())
     sources = facts_module.Sources(
         loader=_texts(args.loader_conf),
         kernel=_texts(args.kernel_config),
@@ -94,7 +99,7 @@ def _start(args: argparse.Namespace) -> Facts:
         return facts_module.from_json(read_text(args.facts), name=args.facts)
     if args.os:
         return Facts(os=args.os, origin="flags")
-    if args.release or args.arch or args.kva_pages:
+    if not args.host and (args.release or args.arch):
         raise UsageError(
             "facts from flags need an operating system", hint="add --os freebsd"
         )

@@ -72,13 +72,16 @@ def _number_finding(setting: Setting, number: kenv_number.Number) -> Finding:
 
 
 def linux_tunables(settings: tuple[Setting, ...]) -> Tunables:
-    """Return zfs module parameters as numbers."""
+    """Return zfs module parameters as numbers; one that is none is fatal."""
     values = {}
+    findings = []
     for setting in settings:
         value = modprobe.number(setting.text)
-        if value is not None:
+        if value is None:
+            findings.append(modprobe.no_number(setting))
+        else:
             values[setting.name] = value
-    return Tunables(values, ())
+    return Tunables(values, tuple(findings))
 
 
 def own_zfs(release: Release) -> bool:

@@ -15,11 +15,12 @@ from standfast.errors import UsageError
 from standfast.tune import kernelconf, loaderconf, modprobe
 from standfast.tune.model import MIB, Facts, Finding, Setting, Severity
 from standfast.tune.release import parse_release
-from standfast.tune.rules.kva_span import ENTRY
+from standfast.tune.rules.kva_span import ENTRY, multiple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+_ALIASES = {"x86_64": "amd64", "x64": "amd64", "aarch64": "arm64", "i686": "i386"}
 FORMAT = "standfast-tune-facts/1"
 
 
@@ -112,17 +113,25 @@ def _with_kernel(
 
 
 def check(facts: Facts) -> Facts:
-    """Return the facts, or say what cannot be.
+    """Return the facts under FreeBSD's own names, or say what cannot be.
 
     Raises:
         UsageError: a value is impossible.
     """
     if facts.os not in {"freebsd", "linux"}:
         raise UsageError(f"not an operating system that tune knows: {facts.os}")
+    if facts.os == "freebsd":
+        facts = replace(facts, arch=_ALIASES.get(facts.arch.lower(), facts.arch))
     for name in ("ram", "top", "image", "kva_pages", "cpus"):
         value = getattr(facts, name)
         if value is not None and value <= 0:
             raise UsageError(f"{name} must be more than nothing: {value}")
+    step = multiple(facts.arch) if facts.arch in ENTRY else 1
+    if facts.kva_pages is not None and facts.kva_pages % step:
+        raise UsageError(
+            f"no kernel can be built with KVA_PAGES={facts.kva_pages}",
+            hint=f"it must be a multiple of {step}",
+        )
     if (
         facts.kva_pages is not None
         and facts.arch in ENTRY

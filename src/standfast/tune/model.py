@@ -26,6 +26,7 @@ class Verdict(Enum):
     HANGS = "risks a hang later"
     OUT_OF_MEMORY = "risks running out of memory"
     CANNOT_TELL = "cannot tell"
+    NO_ZFS = "zfs does not load"
     PANICS = "panics at boot"
 
     @property
@@ -41,6 +42,7 @@ _STATUS = {
     Verdict.HANGS: ExitStatus.RISKY,
     Verdict.OUT_OF_MEMORY: ExitStatus.RISKY,
     Verdict.CANNOT_TELL: ExitStatus.CANNOT_TELL,
+    Verdict.NO_ZFS: ExitStatus.DOES_NOT_BOOT,
     Verdict.PANICS: ExitStatus.DOES_NOT_BOOT,
 }
 

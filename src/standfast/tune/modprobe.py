@@ -57,6 +57,15 @@ def number(text: str) -> int | None:
     return -value if text.startswith("-") else value
 
 
+def no_number(setting: Setting) -> Finding:
+    """Return what to say of a parameter that the kernel refuses."""
+    what = (
+        f"{setting.name}={setting.text}: whole bytes only, no suffix and no quotes;"
+        " the module will not load"
+    )
+    return Finding(Severity.FATAL, what, setting.place, SOURCE)
+
+
 def parse_sysctl(text: str, *, file: str, release: Release | None) -> Parsed:
     """Return sysctl.conf settings; boot-only ones come too late, which is a note."""
     settings: list[Setting] = []
@@ -108,11 +117,7 @@ def _options(
             what = f"{name}: no `=` and value"
             notes.append(Finding(Severity.WARNING, what, place, SOURCE))
         elif number(text) is None:
-            what = (
-                f"{name}={text}: whole bytes only, no suffix and no quotes;"
-                " the module will not load"
-            )
-            notes.append(Finding(Severity.FATAL, what, place, SOURCE))
+            notes.append(no_number(Setting(name, text, file, at)))
         else:
             if any(earlier.name == name for earlier in settings):
                 what = f"{name} is set again here, which wins"

@@ -361,12 +361,14 @@ def _linux(facts: Facts, settings: tuple[Setting, ...]) -> Report:
                 )
             ),
         )
-    if any(note.severity is Severity.FATAL for note in facts.notes):
+    tunables = effective.linux_tunables(settings)
+    notes = (*facts.notes, *tunables.findings)
+    if any(note.severity is Severity.FATAL for note in notes):
         why = "a module parameter is no number: zfs will not load, nor import any pool"
-        return Report(Verdict.PANICS, why, findings=_sorted(facts.notes))
+        return Report(Verdict.NO_ZFS, why, findings=_sorted(notes))
     if facts.ram is None:
         return _unknown(facts, "RAM (--ram)")
-    values = effective.linux_tunables(settings).values
+    values = tunables.values
     arc = effective.arc_of_linux(release, facts.ram, values)
     risk = later.memory_risk(arc_max=arc.largest, arc_min=arc.smallest, ram=facts.ram)
     findings = (

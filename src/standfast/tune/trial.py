@@ -9,6 +9,7 @@ by the boot blocks as they are read.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -84,12 +85,12 @@ def steps(
         raise UsageError("no steps without a release", hint="give --release")
     ways = [_prompt(settings)]
     if release.major >= 12 and boot is not Boot.UFS:  # noqa: PLR2004
-        ways.append(_environment(settings))
+        ways.append(_environment(release, settings))
     if release.major >= 13 and boot is not Boot.UFS:  # noqa: PLR2004
         ways.append(_boot_config(settings))
     ways.append(_nextboot(release, settings, boot, kernel))
     ways.append(_file(settings))
-    return Trial(tuple(ways), _rescue(release))
+    return Trial(tuple(ways), _rescue(release, settings))
 
 
 def _prompt(settings: Sequence[Setting]) -> Way:
@@ -106,11 +107,16 @@ def _prompt(settings: Sequence[Setting]) -> Way:
     )
 
 
-def _environment(settings: Sequence[Setting]) -> Way:
+def _environment(release: Release, settings: Sequence[Setting]) -> Way:
+    why = "the activation holds for the next boot only"
+    returns = Return.YES
+    if release.major < 13:  # noqa: PLR2004
+        why += "; -t was seen in 13, so look for it in `man bectl`"
+        returns = Return.UNSURE
     return Way(
         "temporary boot environment (bectl -t)",
-        Return.YES,
-        "the activation holds for one boot: the boot blocks clear it as they read it",
+        returns,
+        why,
         (
             "bectl create tune-trial",
             "bectl mount tune-trial /mnt",
@@ -146,34 +152,36 @@ def _boot_config(settings: Sequence[Setting]) -> Way:
 def _nextboot(
     release: Release, settings: Sequence[Setting], boot: Boot, kernel: str
 ) -> Way:
-    pairs = " ".join(f"-e {s.name}={s.text}" for s in settings)
-    on_zfs = {
-        Boot.UFS: (
-            Return.YES,
-            "the loader switches nextboot.conf off before it starts the kernel",
-        ),
-        Boot.ZFS: (
-            Return.NO,
-            (
-                "the loader cannot write to ZFS, so nextboot.conf stays after a panic"
-                " (nextboot of 12.1 warns of that)"
-            ),
-        ),
-        Boot.UNKNOWN: (
-            Return.UNSURE,
-            "it does on UFS; on ZFS the loader cannot switch nextboot.conf off",
-        ),
-    }[boot]
+    words = (shlex.quote(f"{s.name}={s.text}") for s in settings)
+    pairs = " ".join(f"-e {word}" for word in words)
+    returns, why = _nextboot_returns(release, boot)
     first = f"nextboot {pairs} -k {kernel}"
     if release.major < 12:  # noqa: PLR2004
         first += "    # -e was seen in 12.1; if yours has none, use the prompt"
     return Way(
         "nextboot",
-        on_zfs[0],
-        on_zfs[1],
+        returns,
+        why,
         (first, "shutdown -r now"),
         "nextboot -D",
     )
+
+
+def _nextboot_returns(release: Release, boot: Boot) -> tuple[Return, str]:
+    if boot is Boot.UFS:
+        why = "the loader switches nextboot.conf off before it starts the kernel"
+        return Return.YES, why
+    if boot is Boot.UNKNOWN:
+        why = "it does on UFS; on ZFS the loader cannot switch nextboot.conf off"
+        return Return.UNSURE, why
+    if release.major >= 13:  # noqa: PLR2004
+        why = "later nextboot keeps it in the pool; which release began was not found"
+        return Return.UNSURE, why
+    why = (
+        "the loader cannot write to ZFS, so nextboot.conf stays on after a panic"
+        " (nextboot of 12.1 warns of that)"
+    )
+    return Return.NO, why
 
 
 def _file(settings: Sequence[Setting]) -> Way:
@@ -191,21 +199,20 @@ def _file(settings: Sequence[Setting]) -> Way:
 
 
 def _append(setting: Setting, path: str) -> str:
-    return f"echo '{setting.name}=\"{setting.text}\"' >> {path}"
+    line = f'{setting.name}="{setting.text}"'
+    return f"echo {shlex.quote(line)} >> {path}"
 
 
-def _rescue(release: Release) -> tuple[str, ...]:
+def _rescue(release: Release, settings: Sequence[Setting]) -> tuple[str, ...]:
     lines = [
         "at the loader menu choose `Escape to loader prompt`",
-        "unset vm.kmem_size",
-        "unset vm.kmem_size_max",
-        "unset vfs.zfs.arc_max",
+        *(f"unset {setting.name}" for setting in settings),
         "boot",
         "then correct /boot/loader.conf before the next reboot",
         "boot -s, if the panic comes only once services start",
     ]
     if release.major >= 12:  # noqa: PLR2004
-        lines.append("or choose another boot environment in the menu (8)")
+        lines.append("or choose another boot environment in the loader menu")
     lines.append(
         "without a menu: boot an installer, `zpool import -fR /mnt POOL`, edit"
         " /mnt/boot/loader.conf"

@@ -243,3 +243,32 @@ def test_more_ram_never_makes_a_64_bit_host_panic(gib: int, kmem: int) -> None:
         return
     large = replace(small, ram=(gib + 7) * GIB)
     assert judge(large).verdict is not Verdict.PANICS or kmem > 512 * GIB
+
+
+def test_an_image_that_nearly_fills_a_superpage_is_tried_both_ways() -> None:
+    """4 + 12 MiB end exactly at a superpage: a little more costs 4 MiB of limit."""
+    inside = judge(i386("1700M", image=11 * MIB)).limit
+    border = judge(i386("1700M", image=12 * MIB)).limit
+    assert inside is not None
+    assert inside[0] == inside[1]
+    assert border == (inside[1] - 4 * MIB, inside[1])
+
+
+@pytest.mark.parametrize(
+    ("release", "top", "booted", "panicked"),
+    [
+        ("8.0", 2147352576, 1636, 1640),
+        ("9.0-CURRENT", 2147352576, 1636, 1640),
+        ("9.0-CURRENT", 3756916736, 1608, 1612),
+    ],
+)
+def test_twelve_mib_of_modules_move_the_limit_as_they_did_in_the_boots(
+    release: str, top: int, booted: int, panicked: int
+) -> None:
+    """Kernels of 3 MiB with a module of 12 MiB preloaded: booted, and panicked."""
+    for size, never in ((booted, Verdict.PANICS), (panicked, Verdict.THIN)):
+        facts = i386(f"{size}M", release=release, top=top, image=15 * MIB)
+        assert judge(replace(facts, zfs=False)).verdict is not never
+    limit = judge(i386("1G", release=release, top=top, image=15 * MIB)).limit
+    assert limit is not None
+    assert booted * MIB <= limit[0] < panicked * MIB

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from standfast.tune import generations, layout
 from standfast.tune.model import GIB, KIB, MIB, Facts, Layout, Verdict, mib
-from standfast.tune.rules import autotune, kmem_size, kva_span
+from standfast.tune.rules import autotune, kernel_end, kmem_size, kva_span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 # 18 is the middle of what i386 hosts with ZFS were reported to load, 3 the smallest
 # kernel that was booted, 30 the largest reported with its margin.
 IMAGE_RANGE = (18 * MIB, 3 * MIB, 30 * MIB)
+# A size is written down to a tenth of a MiB, and the loader puts its own tables
+# and the environment behind the last module.
+STATED_WITHIN = (-51 * KIB, 128 * KIB)
+# The name under which a live host's count is kept, and what that count leaves out.
+COUNTED = "kldstat"
+SYMBOLS = 4 * MIB
 # Where a machine of more than 3 GiB may end its RAM below the device hole.
 HOLE_TOPS = (3 * GIB + GIB // 2, 3 * GIB, 3 * GIB + 3 * GIB // 4)
 HOLE_FROM = 3 * GIB
@@ -78,10 +84,7 @@ def assumptions(
     """Return the machines to try, what was assumed, and what is missing."""
     assumed: list[str] = []
     missing: list[str] = []
-    images = (facts.image,) if facts.image is not None else IMAGE_RANGE
-    if facts.image is None:
-        missing.append("size of kernel and modules (--kernel-image)")
-        assumed.append("kernel and modules of 3 to 30 MiB")
+    images = _images(facts, assumed, missing)
     pages = _kva_pages(facts, assumed, missing)
     tops = _tops(facts, tunables, assumed, missing)
     smp = (False, True) if facts.cpus is None else (facts.cpus > 1,)
@@ -92,6 +95,20 @@ def assumptions(
         )
     ]
     return machines, tuple(assumed), tuple(missing)
+
+
+def _images(facts: Facts, assumed: list[str], missing: list[str]) -> tuple[int, ...]:
+    if facts.image is None:
+        missing.append("size of kernel and modules (--kernel-image)")
+        assumed.append("kernel and modules of 3 to 30 MiB")
+        return IMAGE_RANGE
+    sizes = [facts.image + off for off in (0, *STATED_WITHIN)]
+    if facts.living(COUNTED) == facts.image:
+        assumed.append("up to 4 MiB of symbol tables beside what kldstat counts")
+        sizes.append(facts.image + SYMBOLS)
+    # Only the rounded end counts, so sizes that end alike are one assumption.
+    ends = {kernel_end.image_end(facts.arch, size): size for size in reversed(sizes)}
+    return tuple(reversed(ends.values()))
 
 
 def _kva_pages(facts: Facts, assumed: list[str], missing: list[str]) -> tuple[int, ...]:

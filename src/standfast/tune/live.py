@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from standfast.errors import CommandError, UsageError
 from standfast.tune import facts as facts_module
 from standfast.tune import kernelconf
-from standfast.tune.model import KIB, Facts, Finding, Severity
+from standfast.tune.budget import COUNTED
+from standfast.tune.model import KIB, Facts
 from standfast.tune.release import parse_release
 from standfast.tune.rules.kva_span import ENTRY
 
@@ -113,7 +114,7 @@ def freebsd_facts(
         kva_pages=pages,
         image=sum(sizes) or None,
         cpus=known.get("hw.ncpu"),
-        live=tuple(known.items()),
+        live=(*known.items(), *((COUNTED, sum(sizes)) for _ in sizes[:1])),
     )
 
 
@@ -160,12 +161,7 @@ def _freebsd(host: Host, release: str, machine: str) -> Facts:
     sources = facts_module.Sources(
         loader=_texts(host, names), sysctl=_texts(host, ["/etc/sysctl.conf"])
     )
-    note = Finding(
-        Severity.NOTE, "kernel and modules are counted without their symbol tables"
-    )
     facts = facts_module.with_files(facts, sources)
-    if facts.image is not None and "i386" in facts.arch:
-        facts = replace(facts, notes=(*facts.notes, note))
     return replace(facts, origin=host.name)
 
 

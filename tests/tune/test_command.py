@@ -250,3 +250,15 @@ def test_every_command_and_status_is_in_the_manual() -> None:
         assert f"## `standfast tune {command}`" in manual
     for status in ("| 0 |", "| 20 |", "| 21 |", "| 22 |", "| 2 |"):
         assert status in manual
+
+
+def test_a_setting_in_another_file_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What --set (or another file) would override is refused, and nothing changes."""
+    path = tmp_path / "loader.conf"
+    path.write_text("")
+    argv = ["tune", "recommend", *HOST, *EXACT, "--loader-conf", str(path)]
+    assert main([*argv, "--set", "vm.kmem_size=2G", "--write"]) == 2
+    assert "also set in --set" in capsys.readouterr().err
+    assert path.read_text() == ""

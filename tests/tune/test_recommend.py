@@ -153,6 +153,8 @@ def test_writing_keeps_the_old_file_and_its_mode(tmp_path: Path) -> None:
     target.chmod(0o640)
     first = write_kept(target, "new")
     second = write_kept(target, "newer")
+    assert first is not None
+    assert second is not None
     assert (first.read_text(), second.read_text()) == ("old", "new")
     assert (target.read_text(), target.stat().st_mode & 0o777) == ("newer", 0o640)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -160,6 +162,8 @@ def test_writing_keeps_the_old_file_and_its_mode(tmp_path: Path) -> None:
         "loader.conf.before-tune",
         "loader.conf.before-tune1",
     ]
+    assert write_kept(tmp_path / "fresh.conf", "text") is None
+    assert (tmp_path / "fresh.conf").read_text() == "text"
     with pytest.raises(UsageError):
         write_kept(tmp_path / "none" / "loader.conf", "new")
 

@@ -64,10 +64,19 @@ def recommend(args: argparse.Namespace) -> int:
     return int(result.report.verdict.status)
 
 
+OWN_FILE = {
+    "freebsd": Path("/boot/loader.conf"),
+    "linux": Path("/etc/modprobe.d/zfs.conf"),
+}
+
+
 def _target(args: argparse.Namespace, facts: Facts) -> Path | None:
+    """Return the file to compare with and to write: the one named, or this host's."""
     names = args.modprobe_conf if facts.os == "linux" else args.loader_conf
     if len(names) == 1 and names[0] != "-":
         return Path(names[0])
+    if not names and not (args.host or args.facts or args.os):
+        return OWN_FILE[facts.os]
     if not args.write:
         return None
     if args.host:
@@ -127,7 +136,8 @@ def _diff_or_write(
 
     from standfast.tune.recommend import apply_to_text  # noqa: PLC0415
 
-    old = read_text(str(target))
+    _check_elsewhere(args, facts, result, target)
+    old = read_text(str(target)) if target.exists() else ""
     new = apply_to_text(facts, result, old)
     if not args.json:
         diff = unified_diff(
@@ -136,36 +146,58 @@ def _diff_or_write(
         say(["", *diff])
     if args.write and new != old:
         kept = write_kept(target, new)
-        print(f"standfast: wrote {target}; the old one is {kept}", file=sys.stderr)  # noqa: T201
+        said = f"; the old one is {kept}" if kept else ""
+        print(f"standfast: wrote {target}{said}", file=sys.stderr)  # noqa: T201
 
 
-def write_kept(target: Path, content: str) -> Path:
-    """Replace a file at once, keep the old one beside it, and return its name.
+def _check_elsewhere(
+    args: argparse.Namespace, facts: Facts, result: Recommendation, target: Path
+) -> None:
+    """Refuse to write a file whose settings another file would override."""
+    changed = {one.setting.name for one in result.advice if not one.kept}
+    present = facts.settings if facts.meant is None else facts.meant
+    for setting in present:
+        if setting.name in changed and setting.file not in {"", str(target)}:
+            what = f"{setting.name} is also set in {setting.place}, which may win"
+            if args.write:
+                raise UsageError(what, hint="take it out there first")
+            print(f"standfast: note: {what}", file=sys.stderr)  # noqa: T201
 
-    The new text is on disk before the name changes, and the mode stays.
+
+def write_kept(target: Path, content: str) -> Path | None:
+    """Replace a file at once; return the name under which the old one is kept.
+
+    The new text is on disk before the name changes, and the mode stays. There is
+    nothing to keep, and None is returned, when there was no such file.
 
     Raises:
         UsageError: the file or its folder cannot be written.
     """
-    number = 0
-    while (
-        kept := target.with_name(f"{target.name}.before-tune{number or ''}")
-    ).exists():
-        number += 1
     fresh = target.with_name(f".{target.name}.tune-new")
     try:
-        mode = target.stat().st_mode & 0o7777
+        kept = _spare_name(target) if target.exists() else None
+        mode = target.stat().st_mode & 0o7777 if kept else 0o644
         with fresh.open("w", encoding="utf-8") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         fresh.chmod(mode)
-        os.link(target, kept)
+        if kept:
+            os.link(target, kept)
         fresh.replace(target)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise UsageError(f"cannot write {target}: {error.strerror}") from None
     return kept
+
+
+def _spare_name(target: Path) -> Path:
+    number = 0
+    while True:
+        kept = target.with_name(f"{target.name}.before-tune{number or ''}")
+        if not kept.exists():
+            return kept
+        number += 1
 
 
 def add_trial(commands: Commands) -> None:

@@ -145,7 +145,11 @@ def kstat_values(text: str) -> dict[str, int]:
 
 
 def _freebsd(host: Host, release: str, machine: str) -> Facts:
-    values = sysctl_values(_run(host, ["sysctl", "-i", *FREEBSD_NAMES]))
+    # Old sysctl has no -i; it then says so and prints nothing, while without the
+    # flag it complains of each unknown name and prints the others.
+    printed = _run(host, ["sysctl", "-i", *FREEBSD_NAMES], ok=tuple(range(128)))
+    printed = printed or _run(host, ["sysctl", *FREEBSD_NAMES], ok=(0, 1))
+    values = sysctl_values(printed)
     modules = _run(host, ["kldstat"], ok=(0, 1))
     facts = freebsd_facts(values, release=release, machine=machine, kldstat=modules)
     config = _run(host, ["sysctl", "-n", "-i", "kern.conftxt"], ok=(0, 1))

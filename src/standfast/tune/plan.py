@@ -393,4 +393,4 @@ def _initramfs(settings: tuple[Setting, ...]) -> tuple[Finding, ...]:
     if not settings:
         return ()
     what = "if zfs is loaded from the initramfs, rebuild it, or the old values stay"
-    return (Finding(Severity.NOTE, what, "", "tune.md 4; modprobe.d(5)"),)
+    return (Finding(Severity.NOTE, what, "", "modprobe.d(5); update-initramfs(8)"),)

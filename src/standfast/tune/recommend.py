@@ -100,7 +100,7 @@ def recommend(
         raise CannotRecommendError("no advice without RAM", hint="give --ram")
     release = parse_release(facts.release)
     if release is None:
-        raise CannotRecommendError("no advice without a release", hint="--release")
+        raise CannotRecommendError("no advice without a release", hint="give --release")
     ram = facts.ram
     facts = replace(facts, settings=_present(facts), meant=None)
     kept = _keep(facts)

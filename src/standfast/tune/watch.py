@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ARCSTATS = "kstat.zfs.misc.arcstats."
 _RATES = ("hits", "misses", "evict_skip", "memory_throttle_count")
-# tune.md 2: the ARC of 8.0 to 10.1 starts to yield at 3/4 of kmem in use.
+# arc.c of 8.0R to 10.1R: the ARC of 8.0 to 10.1 starts to yield at 3/4 of kmem in use.
 YIELDS_AT = 0.75
 # A map whose largest gap is a tenth smaller than all that is free is in pieces.
 FRAGMENTED = 0.1

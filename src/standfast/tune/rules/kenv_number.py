@@ -18,7 +18,7 @@ from standfast.tune.rules import Rule
 RULE = Rule(
     "numbers in the kernel environment",
     "sys/kern/kern_environment.c getenv_quad of 8.0R to 13c; values printed by"
-    " booted kernels (fbsd-boot 7)",
+    " booted kernels of Feb 2011 and 9.3",
     "FreeBSD 7.0 to 15",
 )
 

@@ -36,7 +36,7 @@ RULE = Rule(
     "FreeBSD 7.0 to 15",
 )
 
-# VM_KMEM_SIZE_MAX as kernels of those lines printed it (tune.md cases 14, 10).
+# VM_KMEM_SIZE_MAX as kernels of those lines printed it (sysctl dumps of 8.0 and 10.x).
 AMD64_MAX_8 = 329853485875
 AMD64_MAX_10 = 1319413950874
 FLOOR = 12 * MIB

@@ -89,6 +89,8 @@ def terminal(column: Column) -> Iterator[str]:
         )
         yield _row(bar, f"{failure.name} DOES NOT FIT", failure.size)
         yield f"{_short(failure)}; {failure.message}"
+    elif layout.missing:
+        yield f"missing, in silence: {', '.join(layout.missing)}"
 
 
 def _bar(start: int, size: int, end: int, mark: str) -> str:
@@ -190,6 +192,10 @@ def _column(column: Column, left: int, scale: float) -> Iterator[str]:
     )
     if layout.failure is not None:
         yield from _failure(layout, layout.failure, x, scale)
+    elif layout.missing:
+        below = _TOP + layout.span * scale + 38
+        absent = f"missing, in silence: {', '.join(layout.missing)}"
+        yield _text(left + 16, below, absent, 'font-size="11" fill="#8a6d00"')
     yield from _labels(shown, layout, x, scale)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_BRANCH = re.compile(r"[-.]*([a-z]*)")
 _NUMBERS = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 
 
@@ -44,7 +45,10 @@ def parse_release(text: str) -> Release | None:
     if match is None:
         return None
     major, minor, patch = match.groups()
-    branch = text[match.end() :].strip("-.").split("-")[0].split(" ")[0].lower()
+    branch = _BRANCH.match(text[match.end() :].lower())
+    branch_name = branch.group(1) if branch else ""
     if minor is None:
-        return Release(int(major), -1 if branch == "current" else 0, 0, branch)
-    return Release(int(major), int(minor), int(patch or 0), branch)
+        return Release(
+            int(major), -1 if branch_name == "current" else 0, 0, branch_name
+        )
+    return Release(int(major), int(minor), int(patch or 0), branch_name)

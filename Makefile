@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench setup system clean
+.PHONY: demo test check bench bench-tune setup system clean
 
 setup: system $(VENV)/ready
 
@@ -29,6 +29,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python bench/backup.py
+
+bench-tune: setup
+	$(BIN)/python bench/tune.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -22,6 +22,9 @@ class ExitStatus(IntEnum):
     NO_IDENTITY = 12
     DAMAGED = 13
     NOT_TRUSTED = 14
+    RISKY = 20
+    DOES_NOT_BOOT = 21
+    CANNOT_TELL = 22
     INTERRUPTED = 130
 
 

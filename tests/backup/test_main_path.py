@@ -59,9 +59,7 @@ def test_ssh(standfast: Standfast, sshd: Sshd, pool: Pool, dataset: str) -> None
     assert {0} == modes
 
 
-def test_names_stay_secret(
-    standfast: Standfast, vault: Made, pool: Pool, dataset: str
-) -> None:
+def test_names_stay_secret(standfast: Standfast, vault: Made, dataset: str) -> None:
     """No object name and no byte of the vault shows the dataset's name."""
     standfast("backup", "send", f"{dataset}@s1", vault.path)
     for path in vault.path.rglob("*"):

@@ -1,6 +1,6 @@
 """The command line: arguments in, exit status out. Only here does anything exit.
 
-An area (``backup``) is imported when it is named, so that ``standfast --help``
+An area is imported when it is named, so that ``standfast --help``
 stays quick and one area's libraries never burden another.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 AREAS = {
     "backup": "ZFS snapshots off-site: encrypted, proven whole, restorable",
+    "tune": "ZFS memory settings: what boots, what does not, and what to set instead",
 }
 
 

@@ -131,6 +131,7 @@ class Link:
         self.returned = 0
         self._cut_at: int | None = None
         self._stall_at: int | None = None
+        self._mute_at: int | None = None
         self._after_cut = "pass"
         self._mode = "pass"
         self.cuts = 0
@@ -156,6 +157,16 @@ class Link:
     def stall_after(self, count: int) -> None:
         """Forward nothing after ``count`` more bytes; new connections hang too."""
         self._stall_at = self.total + count
+
+    def mute_after(self, count: int) -> None:
+        """Lose what the server answers after ``count`` more bytes, until ``cut``."""
+        self._mute_at = self.total + count
+
+    def cut(self) -> None:
+        """Reset what is open now; later connections pass."""
+        self._mute_at = None
+        self.cuts += 1
+        self._drop()
 
     @property
     def stalled(self) -> bool:
@@ -191,7 +202,8 @@ class Link:
                 self._count(len(data), up=up)
                 if self._mode == "stall":
                     return
-                sink.sendall(data)
+                if up or self._mute_at is None or self.total < self._mute_at:
+                    sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
     def _count(self, count: int, *, up: bool) -> None:

@@ -230,7 +230,7 @@ def kill_points(log: list[str], *places: Path) -> list[tuple[str, int]]:
 def test_send_killed_after_any_system_call(scene: Scene) -> None:
     """As above, in the real command and between two changes to the disk.
 
-    Every second change is enough: which ones come out even varies with the threads.
+    A sample spread over all of them; the store operations are swept in full.
     """
     scene.send()
     scene.save()
@@ -250,13 +250,13 @@ def test_send_killed_after_any_system_call(scene: Scene) -> None:
 
 
 def test_init_killed_after_any_system_call(scene: Scene) -> None:
-    """As above, for the making of a vault."""
+    """As above, for the making of a vault; a sample, too."""
     forget(scene)
     log = scene.standfast.folder / "trace"
     words = ("init", scene.made.path, "--recipient", scene.made.recipient)
     whole = trace(scene.standfast, log, Path("/dev/null"), *words)
-    points = kill_points(whole, scene.made.path, scene.state)[::2]
-    assert len(points) > 20
+    points = kill_points(whole, scene.made.path, scene.state)[::4]
+    assert len(points) > 10
     killed = 0
     for call, number in points:
         forget(scene)

@@ -284,6 +284,12 @@ def zfs_daemon() -> Iterator[None]:
             daemon.wait(timeout=30)
 
 
+def destroyed(name: str) -> bool:
+    """Destroy a pool; it may be busy for a moment after its last user."""
+    argv = ["zpool", "destroy", "-f", name]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture(scope="session")
 def pool(zfs_daemon: None) -> Iterator[Pool]:  # noqa: ARG001 - it must run first
     """A pool of this run's own; destroyed at its end."""
@@ -298,7 +304,10 @@ def pool(zfs_daemon: None) -> Iterator[Pool]:  # noqa: ARG001 - it must run firs
     try:
         yield Pool(name, mount)
     finally:
-        subprocess.run(["zpool", "destroy", "-f", name], check=False, timeout=60)
+        for _ in range(100):
+            if destroyed(name):
+                break
+            time.sleep(0.1)
         shutil.rmtree(folder, ignore_errors=True)
 
 

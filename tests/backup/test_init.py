@@ -14,6 +14,8 @@ from standfast.testing.store import MemoryStore
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import Made, Standfast
+
     from standfast.backup.stores import Buffer
 
 
@@ -71,3 +73,14 @@ def test_each_vault_has_keys_of_its_own(tmp_path: Path) -> None:
     assert one.vault().info.vault != other.vault().info.vault
     assert one.vault().info.recipient != other.vault().info.recipient
     assert one.signer() != other.signer()
+
+
+def test_nothing_is_sent_into_an_unfinished_vault(
+    standfast: Standfast, vault: Made
+) -> None:
+    """A vault whose root was never signed takes no archive."""
+    (vault.path / "SHA256SUMS.minisig").unlink()
+    words = ("backup", "send", "--stdin", "x", vault.path)
+    refused = standfast(*words, stdin=b"data", ok=13)
+    assert "never finished" in refused.err
+    assert not (vault.path / "archives").exists()

@@ -413,6 +413,7 @@ def test_objects_that_cannot_be_read(whole: Whole) -> None:
     """An object that is listed, but that nobody can hash, is not proven."""
 
     class Unreadable(MemoryStore):
+        near = False
         lost = ""
 
         def digests(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:

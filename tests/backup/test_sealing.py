@@ -283,6 +283,8 @@ def test_a_segment_that_cannot_be_fetched(state: Owned) -> None:
     outcome = Owned(store, state.base, state.owner).send("x", NOISE[: 4 * SMALL])
 
     class Losing(MemoryStore):
+        near = False
+
         def get(self, name: str, limit: int) -> bytes:
             if name.endswith("00000003.zst.age"):
                 return super().get(name, limit)[:-1]

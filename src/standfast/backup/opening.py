@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import queue
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from standfast.backup.age import AgeError, decrypt, decrypt_chunks
 from standfast.backup.compress import decompress_into
 from standfast.backup.model import (
+    DEFAULT_SEGMENT_SIZE,
     IDENTITY_OBJECT,
     LARGEST_DOCUMENT,
     LARGEST_MANIFEST,
@@ -41,13 +43,15 @@ from standfast.errors import (
     NotFoundError,
     StandfastError,
     StoreError,
+    TooLargeError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from standfast.backup.age import Identity
     from standfast.backup.proof import Archive
+    from standfast.backup.stores import Store
     from standfast.backup.vault import Vault
 
 
@@ -136,17 +140,28 @@ def open_manifest(
 
 
 def segments(
-    vault: Vault, archive: Archive, manifest: Manifest, identity: X25519Identity
+    vault: Vault,
+    archive: Archive,
+    manifest: Manifest,
+    identity: X25519Identity,
+    recognised: Recognised,
 ) -> Iterator[memoryview]:
     """Yield the plaintext of each segment in order, a few opened ahead.
 
     What is yielded is good until the next is asked for: its memory is used again.
 
+    Args:
+        vault: where the archive lies.
+        archive: judged and trusted.
+        manifest: its manifest.
+        identity: the vault identity.
+        recognised: what was hashed here before; may be empty.
+
     Raises:
         DamagedError: a segment is not what was sealed; nothing of it is yielded.
         StoreError: a segment cannot be fetched.
     """
-    opener = _Opener(vault, archive, manifest, identity)
+    opener = _Opener(vault, archive, manifest, identity, recognised)
     pool = ThreadPoolExecutor(opener.workers, thread_name_prefix="open")
     ahead: deque[Future[memoryview]] = deque()
     indexes = iter(range(len(manifest.segments)))
@@ -168,6 +183,55 @@ def segments(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Recognised:
+    """Objects that were hashed here once, and are told again at memory speed.
+
+    A second SHA-256 of the same bytes would be the dearest part of a restore from a
+    directory. What the first pass saw is kept as an AES-GMAC under a key that only
+    this process ever knew: what lies in the vault may be swapped meanwhile, but not
+    for anything that has the same tag.
+    """
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)
+        self._places: dict[str, int] = {}
+        self._seen: dict[str, tuple[str, str]] = {}
+
+    def digests(
+        self, store: Store
+    ) -> Callable[[Iterable[str]], Iterator[tuple[str, str]]]:
+        """Return a hasher that fetches objects and remembers what it saw."""
+
+        def hash_all(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+            names = list(names)
+            self._places = {name: place for place, name in enumerate(names)}
+            workers = worker_count(DEFAULT_SEGMENT_SIZE)
+            with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
+                found = pool.map(lambda name: self._look(store, name), names)
+                yield from (pair for pair in found if pair[1])
+
+        return hash_all
+
+    def sha256(self, name: str, data: bytes) -> str:
+        """Return an object's SHA-256 in hex, made anew only if it is not known."""
+        tag, digest = self._seen.get(name, ("", ""))
+        if tag and self._tag(name, data) == tag:
+            return digest
+        return hashlib.sha256(data).hexdigest()
+
+    def _look(self, store: Store, name: str) -> tuple[str, str]:
+        try:
+            data = store.get(name, LARGEST_MANIFEST)
+        except (NotFoundError, TooLargeError):
+            return name, ""
+        digest = hashlib.sha256(data).hexdigest()
+        self._seen[name] = (self._tag(name, data), digest)
+        return name, digest
+
+    def _tag(self, name: str, data: bytes) -> str:
+        return fingerprint(self._key, self._places[name], data)
+
+
 class _Opener:
     """Opens one archive's segments into memory that is made once.
 
@@ -180,7 +244,9 @@ class _Opener:
         archive: Archive,
         manifest: Manifest,
         identity: X25519Identity,
+        recognised: Recognised,
     ) -> None:
+        self._recognised = recognised
         self._vault = vault
         self._archive = archive
         self._manifest = manifest
@@ -204,7 +270,7 @@ class _Opener:
         wanted = self._manifest.segments[index]
         path = self._archive.path(segment_name(index))
         sealed = self._fetch(path)
-        if hashlib.sha256(sealed).hexdigest() != wanted.sha256:
+        if self._recognised.sha256(path, sealed) != wanted.sha256:
             raise DamagedError(f"{path} was altered: its SHA-256 is not the signed one")
         plain = memoryview(self._buffers.get())[: wanted.size]
         try:

@@ -9,11 +9,11 @@ passed its checks; a receiver that gets no end keeps nothing.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from standfast.backup.model import LARGEST_MANIFEST, MANIFEST_OBJECT
-from standfast.backup.opening import open_manifest, segments
+from standfast.backup.opening import Recognised, open_manifest, segments
 from standfast.backup.plan import choose_archive
 from standfast.backup.proof import COMMITTED, REFUSED
 from standfast.backup.send import Guard
@@ -66,6 +66,7 @@ class Found:
 
     archive: Archive
     manifest: Manifest
+    recognised: Recognised = field(default_factory=Recognised)
 
 
 def find(vault: Vault, wanted: str, trust: Trust, identity: X25519Identity) -> Found:
@@ -124,7 +125,9 @@ def check_before(
     Raises:
         DamagedError: one is missing or altered.
     """
-    verifier = Verifier(Level.HASH, vault.store.digests, None, progress)
+    store = vault.store
+    digests = found.recognised.digests(store) if store.near else store.digests
+    verifier = Verifier(Level.HASH, digests, None, progress)
     refuse(check_hashes(found.archive, verifier))
 
 
@@ -158,15 +161,16 @@ def _stream(
     progress: Callable[[int, int], None],
 ) -> None:
     guard = Guard(None)
-    parts = segments(vault, found.archive, found.manifest, identity)
-    for piece in _held(parts, len(found.manifest.segments)):
+    manifest, recognised = found.manifest, found.recognised
+    parts = segments(vault, found.archive, manifest, identity, recognised)
+    for piece in _held(parts, len(manifest.segments)):
         guard.see(piece)
-        if guard.size == found.manifest.size:
-            compare_stream(guard, found.manifest)
+        if guard.size == manifest.size:
+            compare_stream(guard, manifest)
         sink.write(piece)
         progress(len(piece), 0)
-    if guard.size != found.manifest.size:
-        raise DamagedError(f"{found.manifest.name} is shorter than it was")
+    if guard.size != manifest.size:
+        raise DamagedError(f"{manifest.name} is shorter than it was")
 
 
 def _held(parts: Iterator[memoryview], count: int) -> Iterator[memoryview]:

@@ -13,6 +13,7 @@ from standfast.backup.model import (
     FORMAT,
     LARGEST_DOCUMENT,
     LARGEST_SUMS,
+    SIGNATURE,
     VAULT_DOCUMENT,
     VaultInfo,
     check_info,
@@ -135,6 +136,21 @@ def open_vault(store: Store, base: Path, clock: Clock) -> Vault:
         _compare(info, record)
     vault = Vault(store, info, state, record)
     return vault if record is None else _remember_address(vault, record)
+
+
+def check_finished(vault: Vault) -> None:
+    """Refuse to send into a vault whose making was interrupted.
+
+    Raises:
+        DamagedError: its root was never signed, or the signature is gone.
+    """
+    try:
+        vault.store.get(SIGNATURE, LARGEST_DOCUMENT)
+    except NotFoundError:
+        raise DamagedError(
+            f"{vault.address} has no {SIGNATURE}: it was never finished, or altered",
+            hint="if it holds nothing yet, `standfast backup init` makes it anew",
+        ) from None
 
 
 def pin(vault: Vault, recipient: str) -> Vault:

@@ -7,18 +7,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from standfast.backup.model import (
-    LARGEST_MANIFEST,
     LARGEST_SUMS,
     SIGNATURE,
     SUMS,
 )
-from standfast.backup.opening import read_manifest, segments
+from standfast.backup.opening import Recognised, read_manifest, segments
 from standfast.backup.proof import (
     COMMITTED,
     DAMAGE,
@@ -36,7 +34,6 @@ from standfast.backup.send import Guard, stream_document
 from standfast.errors import (
     DamagedError,
     ExitStatus,
-    NotFoundError,
     NotTrustedError,
     StreamError,
     UsageError,
@@ -47,7 +44,6 @@ if TYPE_CHECKING:
 
     from standfast.backup.model import Manifest
     from standfast.backup.recipients import X25519Identity
-    from standfast.backup.stores import Store
     from standfast.backup.vault import Vault
 
 
@@ -96,10 +92,12 @@ class Verifier:
 
     Attributes:
         level: how deep.
-        digests: hashes objects by name: the store's own, or ``fetched_digests``.
+        digests: hashes objects by name: the store's own, or those of ``recognised``,
+            which fetches them.
         identity: the vault identity, for level ``decrypt``.
         progress: told of (plaintext, stored) bytes done; here always stored ones.
         expect: told once how many stored bytes will be worked through.
+        recognised: what was hashed here already.
     """
 
     level: Level
@@ -107,22 +105,7 @@ class Verifier:
     identity: X25519Identity | None
     progress: Callable[[int, int], None]
     expect: Callable[[int], None] = lambda _: None
-
-
-def fetched_digests(
-    store: Store,
-) -> Callable[[Sequence[str]], Iterator[tuple[str, str]]]:
-    """Return a hasher that reads objects back and hashes them here."""
-
-    def digests(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        for name in names:
-            try:
-                data = store.get(name, LARGEST_MANIFEST)
-            except NotFoundError:
-                continue
-            yield name, hashlib.sha256(data).hexdigest()
-
-    return digests
+    recognised: Recognised = field(default_factory=Recognised)
 
 
 def verify(
@@ -209,7 +192,8 @@ def check_contents(
     """
     assert verifier.identity is not None
     guard = Guard(None)
-    opened = segments(vault, archive, manifest, verifier.identity)
+    known = verifier.recognised
+    opened = segments(vault, archive, manifest, verifier.identity, known)
     for plain, segment in zip(opened, manifest.segments, strict=True):
         guard.see(plain)
         verifier.progress(0, segment.object_size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from standfast.backup.clean import REMOVE, clean, plan_clean
+from standfast.backup.opening import Recognised
 from standfast.backup.proof import COMMITTED, DISTRUST, REFUSED, UNFINISHED
 from standfast.backup.recovery import kit_text
 from standfast.backup.restore import manifests_of
-from standfast.backup.verify import Level, Verifier, fetched_digests, verify
+from standfast.backup.verify import Level, Verifier, verify
 from standfast.clock import utc_text
 from standfast.console import table
 from standfast.units import size_text
@@ -114,10 +115,12 @@ def verify_vault(session: Session) -> int:
     trust = session.trust(vault)
     level = Level(arguments.level)
     identity = session.identity(vault) if level is Level.DECRYPT else None
-    digests = fetched_digests(vault.store) if arguments.fetch else vault.store.digests
+    recognised = Recognised()
+    here = arguments.fetch or (vault.store.near and level is Level.DECRYPT)
+    digests = recognised.digests(vault.store) if here else vault.store.digests
     progress = session.console.progress("verifying", 0, session.clock)
     with progress.shown() as add:
-        verifier = Verifier(level, digests, identity, add, progress.expect)
+        verifier = Verifier(level, digests, identity, add, progress.expect, recognised)
         report = verify(vault, trust, arguments.archives, verifier)
     status = report.status()
     _report_verification(session, vault, report)

@@ -23,6 +23,7 @@ from standfast.errors import UsageError
 from standfast.units import duration_text, size_text
 
 if TYPE_CHECKING:
+    from standfast.backup.vault import Vault
     from standfast.cli.session import Session
 
 
@@ -39,9 +40,8 @@ def restore_archive(session: Session) -> int:
     found = find(vault, arguments.wanted, trust, identity)
     if arguments.target:
         check_receiver(session.host, arguments.target, flags, found.manifest)
-    checking = session.console.progress("checking", found.archive.stored, session.clock)
-    with checking.shown() as add:
-        check_before(vault, found, add)
+    if arguments.dry_run or not _is_file(arguments.output):
+        _check_all(session, vault, found)
     if arguments.dry_run:
         _report(session, found, "would restore", 0)
         return 0
@@ -52,6 +52,22 @@ def restore_archive(session: Session) -> int:
         restore(vault, found, identity, sink, add)
     _report(session, found, "restored", progress.seconds())
     return 0
+
+
+def _is_file(output: str | None) -> bool:
+    """Return whether the output appears at its end only, when all was checked.
+
+    Such a one needs no pass over all objects beforehand: each is hashed as it is
+    read, and of a damaged archive no file is ever seen.
+    """
+    return output not in {None, "-"}
+
+
+def _check_all(session: Session, vault: Vault, found: Found) -> None:
+    """Hash every object before the first byte goes out."""
+    progress = session.console.progress("checking", found.archive.stored, session.clock)
+    with progress.shown() as add:
+        check_before(vault, found, add)
 
 
 def _check_words(session: Session) -> list[str]:

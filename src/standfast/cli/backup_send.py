@@ -16,7 +16,7 @@ from standfast.backup.send import (
     Sender,
     send_archive,
 )
-from standfast.backup.vault import Vault, pin, vault_recipient
+from standfast.backup.vault import Vault, check_finished, pin, vault_recipient
 from standfast.cli.session import host_name
 from standfast.errors import StandfastError, UsageError
 from standfast.pace import Limited, Pace, Unlimited
@@ -97,6 +97,7 @@ def _known(session: Session, vault: Vault) -> Vault:
     if given not in {None, vault.info.recipient}:
         raise UsageError(f"this vault's recipient is {vault.info.recipient}")
     vault_recipient(vault)
+    check_finished(vault)
     return vault
 
 

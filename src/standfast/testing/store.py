@@ -50,6 +50,8 @@ class MemoryStore:
         others: name -> ``folder`` or ``other``, for what is no file.
     """
 
+    near = True
+
     def __init__(self, address: str = "memory", pace: Pace | None = None) -> None:
         self.address = address
         self.objects: dict[str, bytes] = {}

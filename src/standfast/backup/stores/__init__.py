@@ -43,6 +43,11 @@ class Store(Protocol):
         """The address as the user writes it."""
         ...
 
+    @property
+    def near(self) -> bool:
+        """Whether fetching an object costs no more than having it hashed."""
+        ...
+
     def create(self) -> None:
         """Make the place itself, which must not exist or be empty.
 

@@ -42,6 +42,8 @@ NOT_OURS = {"lost+found"}
 class DirectoryStore:
     """Objects as files below one directory; see Store."""
 
+    near = True
+
     def __init__(self, path: str, pace: Pace) -> None:
         self.address = path
         self._root = Path(path)
@@ -89,7 +91,7 @@ class DirectoryStore:
                     raise TooLargeError(
                         f"{name} is larger than it can be: {size} bytes"
                     )
-                return _read_all(fd, limit)
+                return _read_all(fd, size)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{name} is missing") from None
         except OSError as error:
@@ -213,11 +215,16 @@ def _open_regular(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _read_all(fd: int, limit: int) -> bytes:
+def _read_all(fd: int, size: int) -> bytes:
+    """Read ``size`` bytes, or up to the end of a file that has shrunk.
+
+    Asked for exactly what there is, malloc gives the same memory again and again;
+    a larger request would be fresh pages from the system each time.
+    """
     parts: list[bytes] = []
-    while limit > 0 and (part := os.read(fd, min(limit, 64 * MIB))):
+    while size > 0 and (part := os.read(fd, size)):
         parts.append(part)
-        limit -= len(part)
+        size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -57,6 +57,11 @@ class RetryingStore:
         """The address as the user writes it."""
         return self._inner.address
 
+    @property
+    def near(self) -> bool:
+        """Whether fetching an object costs no more than having it hashed."""
+        return self._inner.near
+
     def create(self) -> None:
         """Make the place itself; not tried again, since it asks for emptiness."""
         self._inner.create()

@@ -152,6 +152,8 @@ def open_ssh_store(rest: str, pace: Pace) -> SshStore:
 class SshStore:
     """Objects as files on another machine; see Store."""
 
+    near = False
+
     def __init__(self, host: Host, root: str, address: str, pace: Pace) -> None:
         self.address = address
         self._host = host

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHOW_CURSOR = b"\x1b[?25h"
 HIDE_CURSOR = b"\x1b[?25l"
-# What the issue promises of Ctrl-C.
+# What the manual promises of Ctrl-C.
 PROMPT_SECONDS = 2.0
 MARK = "STANDFAST_TEST_MARK"
 

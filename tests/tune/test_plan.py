@@ -96,7 +96,7 @@ def test_a_reported_case_gets_its_recorded_verdict(path: Path) -> None:
     case = json.loads(path.read_text())
     report = judge(facts_module.from_json(json.dumps(case["facts"]), name=path.name))
     assert report.verdict.value == case["verdict"]
-    design = Path(__file__).parents[2] / "docs" / "design-tune.md"
+    design = Path(__file__).parents[2] / "DESIGN.md"
     assert ("disagreement" in case) == (case["case"] in _disagreements(design))
 
 

@@ -2,7 +2,7 @@
 
 Each module has a `RULE` with its source and range, a docstring from which the rule
 can be written again without looking at the code, and pure functions. Sources are
-named by short tags; `docs/design-tune.md` says which repository and commit each is.
+named by short tags; `DESIGN.md` says which repository and commit each is.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ import traceback
 from typing import Any, cast
 
 from standfast.backup.init import Owner, Wanted, create_vault
+from standfast.backup.keyfiles import parse_recipient
 from standfast.backup.model import SMALLEST_SEGMENT
 from standfast.backup.plan import plan_stdin
-from standfast.backup.recipients import parse_recipient
 from standfast.backup.send import InputProducer, Sender, send_archive
 from standfast.backup.state import state_folder
 from standfast.backup.stores import Store, open_store

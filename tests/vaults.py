@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from standfast.backup.init import Owner, Wanted, create_vault
 from standfast.backup.opening import open_vault_identity
 from standfast.backup.plan import plan_stdin
-from standfast.backup.recipients import X25519Identity
+from standfast.backup.recipients import (
+    X25519Identity,
+)
 from standfast.backup.restore import check_before, find, restore
 from standfast.backup.send import Outcome, Sender, send_archive
 from standfast.backup.vault import Vault, open_vault

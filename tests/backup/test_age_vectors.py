@@ -15,10 +15,10 @@ import pytest
 
 from standfast.backup import age
 from standfast.backup.age import AgeError, Identity
+from standfast.backup.keyfiles import parse_identities
 from standfast.backup.recipients import (
     HybridIdentity,
     PassphraseIdentity,
-    parse_identities,
 )
 from standfast.errors import NoIdentityError, UsageError
 

@@ -12,7 +12,9 @@ from vaults import ListSink, in_memory, make_owned, send_to, verified
 from standfast.backup.minisign import PublicKey, SecretKey
 from standfast.backup.model import SIGNATURE, SUMS, VAULT_DOCUMENT, VaultInfo, decode
 from standfast.backup.proof import check_signature
-from standfast.backup.recipients import X25519Identity
+from standfast.backup.recipients import (
+    X25519Identity,
+)
 from standfast.backup.vault import open_vault, pin
 from standfast.cli.session import read_signer
 from standfast.clock import SystemClock

@@ -15,6 +15,12 @@ from hypothesis import strategies as st
 
 from standfast.backup import age, bech32
 from standfast.backup.age import AgeError, Identity, Stanza
+from standfast.backup.keyfiles import (
+    new_identity_file,
+    parse_identities,
+    parse_recipient,
+    read_recipients,
+)
 from standfast.backup.recipients import (
     AnyRecipient,
     HybridIdentity,
@@ -25,10 +31,6 @@ from standfast.backup.recipients import (
     SshRsaIdentity,
     X25519Identity,
     X25519Recipient,
-    new_identity_file,
-    parse_identities,
-    parse_recipient,
-    read_recipients,
 )
 from standfast.errors import NoIdentityError, StandfastError, UsageError
 

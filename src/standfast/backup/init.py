@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from standfast.backup.age import encrypt
+from standfast.backup.keyfiles import new_identity_file
 from standfast.backup.model import (
     FORMAT,
     IDENTITY_OBJECT,
@@ -21,7 +22,9 @@ from standfast.backup.model import (
     encode,
     is_part,
 )
-from standfast.backup.recipients import X25519Identity, new_identity_file
+from standfast.backup.recipients import (
+    X25519Identity,
+)
 from standfast.backup.recovery import recovery_text
 from standfast.backup.state import Record, Signer, VaultState
 from standfast.backup.sums import NONE, Statement, format_sums

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from standfast.backup.age import AgeError, decrypt, decrypt_chunks
 from standfast.backup.compress import decompress_into
+from standfast.backup.keyfiles import parse_identities
 from standfast.backup.model import (
     DEFAULT_SEGMENT_SIZE,
     IDENTITY_OBJECT,
@@ -30,7 +31,9 @@ from standfast.backup.model import (
     decode,
     segment_name,
 )
-from standfast.backup.recipients import X25519Identity, parse_identities
+from standfast.backup.recipients import (
+    X25519Identity,
+)
 from standfast.backup.sealing import (
     fingerprint,
     make_buffer,

@@ -1,10 +1,8 @@
-"""Who can open an age file: recipients, identities, and how they are written.
+"""Who can open an age file: recipients and identities.
 
 X25519, the post-quantum hybrid, ssh-ed25519, ssh-rsa and passphrases, each as
 the age specification and the reference program define them; the ssh kinds are
-the reference's own. Assumes that a caller passes passphrases and file contents
-in: nothing here reads a file or a terminal. Plugins and hardware keys are
-refused by name. No error ever repeats a line that may hold a secret.
+the reference's own. What people write and keep in files is read by ``keyfiles``.
 """
 
 from __future__ import annotations
@@ -33,15 +31,14 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from standfast.backup import age, bech32
-from standfast.backup.age import AgeError, Identity, Stanza
-from standfast.errors import NoIdentityError, StandfastError, UsageError
+from standfast.backup.age import AgeError, Stanza
+from standfast.errors import StandfastError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from cryptography.hazmat.primitives import hpke
 
-Ask: TypeAlias = "Callable[[str], str] | None"
 
 X25519_KIND = "X25519"
 HYBRID_KIND = "mlkem768x25519"
@@ -54,19 +51,19 @@ _SSH_ED25519_INFO = b"age-encryption.org/v1/ssh-ed25519"
 _SSH_RSA_LABEL = b"age-encryption.org/v1/ssh-rsa"
 _SCRYPT_INFO = b"age-encryption.org/v1/scrypt"
 
-_RECIPIENT_HRP = "age"
-_IDENTITY_HRP = "AGE-SECRET-KEY-"
-_HYBRID_RECIPIENT_HRP = "age1pq"
-_HYBRID_IDENTITY_HRP = "AGE-SECRET-KEY-PQ-"
+RECIPIENT_HRP = "age"
+IDENTITY_HRP = "AGE-SECRET-KEY-"
+HYBRID_RECIPIENT_HRP = "age1pq"
+HYBRID_IDENTITY_HRP = "AGE-SECRET-KEY-PQ-"
 
-_KEY_SIZE = 32  # X25519 keys and shares, Ed25519 keys, hybrid seeds
+KEY_SIZE = 32  # X25519 keys and shares, Ed25519 keys, hybrid seeds
 _WRAPPED_SIZE = age.FILE_KEY_SIZE + age.TAG_SIZE
 _MLKEM_PUBLIC_SIZE = 1184  # FIPS 203, ML-KEM-768
 _MLKEM_CIPHERTEXT_SIZE = 1088
 _MLKEM_SEED_SIZE = 64
-_HYBRID_PUBLIC_SIZE = _MLKEM_PUBLIC_SIZE + _KEY_SIZE
-_HYBRID_ENC_SIZE = _MLKEM_CIPHERTEXT_SIZE + _KEY_SIZE
-_RSA_MIN_BITS = 2048
+HYBRID_PUBLIC_SIZE = _MLKEM_PUBLIC_SIZE + KEY_SIZE
+_HYBRID_ENC_SIZE = _MLKEM_CIPHERTEXT_SIZE + KEY_SIZE
+RSA_MIN_BITS = 2048
 _SALT_SIZE = 16
 _LOG_N_MAX = 30  # a tebibyte of memory: more is surely a mistake
 _LOG_N = re.compile(r"[1-9][0-9]*")
@@ -162,11 +159,11 @@ class X25519Recipient:
     @property
     def text(self) -> str:
         """The recipient as people pass it around."""
-        return bech32.encode(_RECIPIENT_HRP, self.public)
+        return bech32.encode(RECIPIENT_HRP, self.public)
 
     def wrap(self, file_key: bytes) -> list[Stanza]:
         """Return one X25519 stanza."""
-        ephemeral = os.urandom(_KEY_SIZE)
+        ephemeral = os.urandom(KEY_SIZE)
         share = _public_of(ephemeral)
         shared = _exchange_recipient(ephemeral, self.public)
         key = age.hkdf(shared, salt=share + self.public, info=_X25519_INFO)
@@ -183,12 +180,12 @@ class X25519Identity:
     @classmethod
     def generate(cls) -> X25519Identity:
         """Return a new identity."""
-        return cls(os.urandom(_KEY_SIZE))
+        return cls(os.urandom(KEY_SIZE))
 
     @property
     def text(self) -> str:
         """The secret key as it stands in an identity file."""
-        return bech32.encode(_IDENTITY_HRP, self.secret)
+        return bech32.encode(IDENTITY_HRP, self.secret)
 
     @property
     def recipient(self) -> X25519Recipient:
@@ -199,7 +196,7 @@ class X25519Identity:
         """Return the file key from the first X25519 stanza that fits."""
         public = self.recipient.public
         for stanza in _of_kind(stanzas, X25519_KIND, 1):
-            share = _argument(stanza, 0, _KEY_SIZE)
+            share = _argument(stanza, 0, KEY_SIZE)
             _check_body(stanza)
             shared = _exchange_share(self.secret, share, X25519_KIND)
             key = age.hkdf(shared, salt=share + public, info=_X25519_INFO)
@@ -228,7 +225,7 @@ class HybridRecipient:
     @property
     def text(self) -> str:
         """The recipient as people pass it around: about 1950 characters."""
-        return bech32.encode(_HYBRID_RECIPIENT_HRP, self.public)
+        return bech32.encode(HYBRID_RECIPIENT_HRP, self.public)
 
     def wrap(self, file_key: bytes) -> list[Stanza]:
         """Return one mlkem768x25519 stanza.
@@ -251,12 +248,12 @@ class HybridIdentity:
     @classmethod
     def generate(cls) -> HybridIdentity:
         """Return a new identity."""
-        return cls(os.urandom(_KEY_SIZE))
+        return cls(os.urandom(KEY_SIZE))
 
     @property
     def text(self) -> str:
         """The secret key as it stands in an identity file."""
-        return bech32.encode(_HYBRID_IDENTITY_HRP, self.seed)
+        return bech32.encode(HYBRID_IDENTITY_HRP, self.seed)
 
     @property
     def recipient(self) -> HybridRecipient:
@@ -283,7 +280,7 @@ class HybridIdentity:
         return None
 
     def _secrets(self) -> tuple[bytes, bytes]:
-        expanded = hashlib.shake_256(self.seed).digest(_MLKEM_SEED_SIZE + _KEY_SIZE)
+        expanded = hashlib.shake_256(self.seed).digest(_MLKEM_SEED_SIZE + KEY_SIZE)
         return expanded[:_MLKEM_SEED_SIZE], expanded[_MLKEM_SEED_SIZE:]
 
 
@@ -371,7 +368,8 @@ def _mlkem_public(mlkem_seed: bytes) -> bytes:
 # stanza: ssh-rsa TAG, body = RSAES-OAEP(SHA-256, MGF1 of it, label) of the file key
 
 
-def _ssh_blob(key: Ed25519PublicKey | RSAPublicKey) -> bytes:
+def ssh_blob(key: Ed25519PublicKey | RSAPublicKey) -> bytes:
+    """Return a public key in ssh's wire encoding: the middle of a .pub line."""
     line = key.public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
@@ -411,7 +409,7 @@ def _montgomery(ed25519: bytes) -> bytes:
     y = int.from_bytes(ed25519, "little") & (1 << 255) - 1
     if (1 - y) % _P == 0:
         raise UsageError("a recipient's ssh key is the neutral point: nobody has it")
-    return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(_KEY_SIZE, "little")
+    return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(KEY_SIZE, "little")
 
 
 @dataclass(frozen=True)
@@ -423,7 +421,7 @@ class SshEd25519Recipient:
     @property
     def blob(self) -> bytes:
         """The key in ssh's own encoding."""
-        return _ssh_blob(Ed25519PublicKey.from_public_bytes(self.public))
+        return ssh_blob(Ed25519PublicKey.from_public_bytes(self.public))
 
     @property
     def text(self) -> str:
@@ -433,7 +431,7 @@ class SshEd25519Recipient:
     def wrap(self, file_key: bytes) -> list[Stanza]:
         """Return one ssh-ed25519 stanza."""
         blob, point = self.blob, _montgomery(self.public)
-        ephemeral = os.urandom(_KEY_SIZE)
+        ephemeral = os.urandom(KEY_SIZE)
         share = _public_of(ephemeral)
         shared = _exchange_recipient(ephemeral, point)
         shared = _exchange_recipient(_ssh_tweak(blob), shared)
@@ -458,9 +456,9 @@ class SshEd25519Identity:
         """Return the file key from the stanza with this key's tag."""
         recipient = self.recipient
         blob, point = recipient.blob, _montgomery(recipient.public)
-        secret = hashlib.sha512(self.seed).digest()[:_KEY_SIZE]
+        secret = hashlib.sha512(self.seed).digest()[:KEY_SIZE]
         for stanza in _for_us(stanzas, SSH_ED25519_KIND, blob):
-            share = _argument(stanza, 1, _KEY_SIZE)
+            share = _argument(stanza, 1, KEY_SIZE)
             _check_body(stanza)
             shared = _exchange_share(secret, share, SSH_ED25519_KIND)
             shared = _exchange_share(_ssh_tweak(blob), shared, SSH_ED25519_KIND)
@@ -506,7 +504,7 @@ class SshRsaIdentity:
     @property
     def recipient(self) -> SshRsaRecipient:
         """The recipient that this identity opens files for."""
-        return SshRsaRecipient(_ssh_blob(self.key.public_key()))
+        return SshRsaRecipient(ssh_blob(self.key.public_key()))
 
     def unwrap(self, stanzas: Sequence[Stanza]) -> bytes | None:
         """Return the file key from the stanza with this key's tag."""
@@ -525,7 +523,8 @@ class SshRsaIdentity:
 # Memory is 1 KiB * N: 256 MiB for the usual 18, 4 GiB for 22.
 
 
-def _passphrase_bytes(passphrase: str) -> bytes:
+def passphrase_bytes(passphrase: str) -> bytes:
+    """Return a passphrase as the bytes that were typed."""
     # What a terminal sent that is no UTF-8 goes back to the bytes it was.
     return passphrase.encode("utf-8", "surrogateescape")
 
@@ -533,7 +532,7 @@ def _passphrase_bytes(passphrase: str) -> bytes:
 def _scrypt(passphrase: str, salt: bytes, log_n: int) -> bytes:
     kdf = Scrypt(salt=_SCRYPT_INFO + salt, length=32, n=1 << log_n, r=8, p=1)
     try:
-        return kdf.derive(_passphrase_bytes(passphrase))
+        return kdf.derive(passphrase_bytes(passphrase))
     except MemoryError:
         raise StandfastError(
             f"too little memory for this passphrase: it takes {1 << log_n} KiB",
@@ -605,8 +604,6 @@ class PassphraseIdentity:
         return int(text)
 
 
-# --- recipients as text -----------------------------------------------------
-
 AnyRecipient: TypeAlias = (
     X25519Recipient
     | HybridRecipient
@@ -615,280 +612,3 @@ AnyRecipient: TypeAlias = (
     | PassphraseRecipient
 )
 """Every recipient type there is; each has a `text` for display."""
-
-
-def parse_recipient(text: str) -> AnyRecipient:
-    """Return the recipient that a person or a file names.
-
-    Args:
-        text: `age1...`, `age1pq1...`, or a line of an ssh `.pub` file.
-
-    Raises:
-        UsageError: it is none of these. A secret key is not repeated.
-    """
-    text = text.strip()
-    if _looks_secret(text):
-        raise UsageError(
-            "a secret key was given where a recipient is expected",
-            hint="give its public key (age1..., or the .pub file's line); if the "
-            "secret was pasted where others can see it, make a new one",
-        )
-    if len(text.splitlines()) > 1:  # a second one must not be lost unseen
-        raise UsageError(
-            "a recipient is one line", hint="give each recipient by itself"
-        )
-    if text.startswith("age1"):
-        return _parse_age_recipient(text)
-    if text.startswith(("ssh-", "ecdsa-", "sk-")):
-        return _parse_ssh_recipient(text)
-    raise UsageError(
-        "not a recipient",
-        hint="a recipient starts with age1, ssh-ed25519 or ssh-rsa",
-    )
-
-
-def _looks_secret(text: str) -> bool:
-    low = text.lower()
-    return "age-secret-key" in low or "age-plugin-" in low or "private key" in low
-
-
-def _parse_age_recipient(text: str) -> X25519Recipient | HybridRecipient:
-    try:
-        hrp, public = bech32.decode(text)
-    except ValueError as error:
-        raise UsageError(
-            f"not a recipient: {error}", hint="copy the whole of it, age1... to the end"
-        ) from None
-    if hrp == _RECIPIENT_HRP and len(public) == _KEY_SIZE:
-        return X25519Recipient(public)
-    if hrp == _HYBRID_RECIPIENT_HRP and len(public) == _HYBRID_PUBLIC_SIZE:
-        return HybridRecipient(public)
-    if hrp in {_RECIPIENT_HRP, _HYBRID_RECIPIENT_HRP}:
-        raise UsageError("not a recipient: wrong length")
-    raise UsageError(
-        f"a recipient that needs a plugin or a hardware key: {hrp}1...",
-        hint="use a plain age or ssh recipient; plugins are not supported",
-    )
-
-
-def _parse_ssh_recipient(text: str) -> SshEd25519Recipient | SshRsaRecipient:
-    kind = text.split(maxsplit=1)[0]
-    if kind not in {SSH_ED25519_KIND, SSH_RSA_KIND}:
-        raise UsageError(
-            f"an ssh key that age cannot encrypt to: {kind}",
-            hint="use an ssh-ed25519 or ssh-rsa key, or make an age key",
-        )
-    try:
-        key = serialization.load_ssh_public_key(text.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise UsageError(
-            f"not an {kind} public key", hint="copy the whole line of the .pub file"
-        ) from None
-    if isinstance(key, Ed25519PublicKey):
-        return SshEd25519Recipient(key.public_bytes_raw())
-    if not isinstance(key, RSAPublicKey):
-        raise UsageError(f"not an {kind} public key")
-    _check_rsa(key)
-    return SshRsaRecipient(_ssh_blob(key))
-
-
-def _check_rsa(key: RSAPublicKey | RSAPrivateKey) -> None:
-    if key.key_size < _RSA_MIN_BITS:
-        raise UsageError(
-            f"an RSA key of too few bits: {key.key_size}",
-            hint=f"use one of {_RSA_MIN_BITS} bits or more, or an ssh-ed25519 key",
-        )
-
-
-def read_recipients(text: str, source: str) -> list[AnyRecipient]:
-    """Return the recipients of a file: one a line, with comments and blanks.
-
-    Args:
-        text: the file's content; an ssh `.pub` file is one as well.
-        source: the file's name, for errors.
-
-    Raises:
-        UsageError: a line is no recipient, or the file has none.
-    """
-    recipients: list[AnyRecipient] = []
-    for number, line in _lines(text):
-        try:
-            recipients.append(parse_recipient(line))
-        except UsageError as error:
-            message = f"{source}, line {number}: {error.message}"
-            raise UsageError(message, hint=error.hint) from None
-    if not recipients:
-        raise UsageError(f"no recipient in: {source}")
-    return recipients
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
-        if line and not line.startswith("#"):
-            yield number, line
-
-
-# --- identities as files ----------------------------------------------------
-
-# As large as the reference reads: an identity file is a few lines.
-_IDENTITY_FILE_MAX = 1 << 24
-
-
-def parse_identities(data: bytes, source: str, ask: Ask) -> list[Identity]:
-    """Return the identities of a file's content.
-
-    Args:
-        data: an age identity file, plain or itself encrypted with a passphrase
-            (armored or not), or an OpenSSH or PEM private key.
-        source: the file's name, for errors and questions.
-        ask: returns the passphrase for the question it is given; None if nobody
-            can be asked.
-
-    Raises:
-        UsageError: the file is something else.
-        NoIdentityError: the passphrase is wrong, or nobody could be asked.
-        AgeError: an encrypted identity file is damaged.
-    """
-    if len(data) > _IDENTITY_FILE_MAX:
-        raise UsageError(f"too large for an identity file: {source}")
-    if age.is_armored(data):
-        return _encrypted_identities(age.dearmor(data), source, ask)
-    if data.startswith(age.VERSION_LINE + b"\n"):
-        return _encrypted_identities(data, source, ask)
-    if data.lstrip().startswith(b"-----BEGIN "):
-        return [_private_key(data.lstrip(), source, ask)]
-    return _plain_identities(data, source)
-
-
-def new_identity_file(identity: X25519Identity | HybridIdentity, created: str) -> str:
-    """Return the text of an identity file as `age-keygen` writes it.
-
-    Args:
-        identity: the new key.
-        created: the time, as people read it.
-    """
-    public = identity.recipient.text
-    return f"# created: {created}\n# public key: {public}\n{identity.text}\n"
-
-
-def _plain_identities(data: bytes, source: str) -> list[Identity]:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise _not_identities(source) from None
-    identities: list[Identity] = []
-    for number, line in _lines(text):
-        identities.append(_identity_line(line, f"{source}, line {number}"))
-    if not identities:
-        raise _not_identities(source)
-    return identities
-
-
-def _not_identities(source: str) -> UsageError:
-    return UsageError(
-        f"not an identity file: {source}",
-        hint="give an age identity file (AGE-SECRET-KEY-...) or an ssh private key",
-    )
-
-
-def _identity_line(line: str, place: str) -> Identity:
-    if line.startswith("AGE-PLUGIN-"):
-        raise UsageError(
-            f"an identity that needs a plugin: {place}",
-            hint="plugins are not supported; decrypt with the age program",
-        )
-    if line.startswith(("age1", "ssh-", "ecdsa-")):
-        raise UsageError(
-            f"this looks like a public key, not an identity: {place}",
-            hint="give the file with the secret key",
-        )
-    try:
-        hrp, secret = bech32.decode(line)
-    except ValueError as error:
-        raise UsageError(f"not an identity ({error}): {place}") from None
-    if hrp == _IDENTITY_HRP and len(secret) == _KEY_SIZE:
-        return X25519Identity(secret)
-    if hrp == _HYBRID_IDENTITY_HRP and len(secret) == _KEY_SIZE:
-        return HybridIdentity(secret)
-    raise UsageError(f"not an identity of a known kind: {place}")
-
-
-def _passphrase(source: str, ask: Ask) -> str:
-    if ask is None:
-        raise NoIdentityError(
-            f"the identity file is encrypted, and nobody can be asked: {source}",
-            hint="run this in a terminal, or give a key without a passphrase",
-        )
-    return ask(f"passphrase for {source}")
-
-
-def _wrong_passphrase(source: str) -> NoIdentityError:
-    return NoIdentityError(f"wrong passphrase for: {source}", hint="try it again")
-
-
-def _encrypted_identities(data: bytes, source: str, ask: Ask) -> list[Identity]:
-    if age.parse_header(data).kinds != (age.SCRYPT_KIND,):
-        raise UsageError(
-            f"an age file, but not encrypted with a passphrase: {source}",
-            hint="an identity file may be plain, or encrypted with a passphrase alone",
-        )
-    identity = PassphraseIdentity(_passphrase(source, ask))
-    try:
-        plain = age.decrypt(data, [identity])
-    except NoIdentityError:
-        raise _wrong_passphrase(source) from None
-    return _plain_identities(bytes(plain), source)
-
-
-def _private_key(data: bytes, source: str, ask: Ask) -> Identity:
-    if b"PRIVATE KEY" not in data.split(b"\n", 1)[0]:
-        raise UsageError(
-            f"this looks like a public key or a certificate: {source}",
-            hint="give the file with the private key",
-        )
-    try:
-        key = _load_private(data, source, None)
-    except (TypeError, ValueError) as error:
-        if not _is_locked(error):
-            message = f"not a private key that can be read: {source}"
-            raise UsageError(message) from None
-        key = _unlock(data, source, ask)
-    if isinstance(key, Ed25519PrivateKey):
-        return SshEd25519Identity(key.private_bytes_raw())
-    if isinstance(key, RSAPrivateKey):
-        _check_rsa(key)
-        return SshRsaIdentity(key)
-    raise UsageError(
-        f"a private key of a kind that age does not use: {source}",
-        hint="use an ssh-ed25519 or ssh-rsa key, or an age identity file",
-    )
-
-
-def _is_locked(error: Exception) -> bool:
-    # The library says so with a TypeError; its older releases, for OpenSSH's own
-    # form, with a ValueError that only its text tells from damage.
-    return isinstance(error, TypeError) or "password-protected" in str(error)
-
-
-def _unlock(data: bytes, source: str, ask: Ask) -> object:
-    passphrase = _passphrase_bytes(_passphrase(source, ask))
-    try:
-        return _load_private(data, source, passphrase)
-    except (TypeError, ValueError):  # a TypeError for an empty one
-        raise _wrong_passphrase(source) from None
-
-
-def _load_private(data: bytes, source: str, passphrase: bytes | None) -> object:
-    try:
-        if data.startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----"):
-            return serialization.load_ssh_private_key(data, passphrase)
-        return serialization.load_pem_private_key(data, passphrase)
-    except UnsupportedAlgorithm:
-        # OpenSSH's own encryption needs bcrypt, which `cryptography` takes from
-        # a package of its own that may not be there.
-        raise UsageError(
-            f"the private key's kind or encryption is not supported here: {source}",
-            hint="if it has a passphrase, install the Python package bcrypt, or "
-            "make a copy without one with `ssh-keygen -p`",
-        ) from None

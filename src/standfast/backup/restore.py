@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from standfast.backup.model import Manifest
     from standfast.backup.proof import Archive, Trust
-    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.recipients import (
+        X25519Identity,
+    )
     from standfast.backup.vault import Vault
     from standfast.host import Host
 

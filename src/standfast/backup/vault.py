@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from standfast.backup.keyfiles import parse_recipient
 from standfast.backup.minisign import PublicKey
 from standfast.backup.model import (
     FORMAT,
@@ -21,7 +22,9 @@ from standfast.backup.model import (
 )
 from standfast.backup.proof import COMMITTED as COMMITTED_STANDING
 from standfast.backup.proof import Survey, Trust, signed_names, survey
-from standfast.backup.recipients import X25519Recipient, parse_recipient
+from standfast.backup.recipients import (
+    X25519Recipient,
+)
 from standfast.backup.state import (
     COMMITTED,
     RESERVED,

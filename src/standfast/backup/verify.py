@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from standfast.backup.model import Manifest
-    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.recipients import (
+        X25519Identity,
+    )
     from standfast.backup.vault import Vault
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.backup.init import Owner, Wanted, create_vault
+from standfast.backup.keyfiles import (
+    new_identity_file,
+    parse_recipient,
+    read_recipients,
+)
 from standfast.backup.model import LARGEST_SEGMENT, SMALLEST_SEGMENT
 from standfast.backup.recipients import (
     PassphraseRecipient,
     X25519Identity,
-    new_identity_file,
-    parse_recipient,
-    read_recipients,
 )
 from standfast.cli.session import host_name, read_passphrase
 from standfast.clock import utc_text

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from standfast.backup.age import Identity
     from standfast.backup.proof import Trust
-    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.recipients import (
+        X25519Identity,
+    )
     from standfast.backup.stores import Store
     from standfast.pace import Pace
 
@@ -90,10 +92,8 @@ class Session:
         self._exit.close()
 
     def _identities(self) -> list[Identity]:
-        from standfast.backup.recipients import (  # noqa: PLC0415
-            PassphraseIdentity,
-            parse_identities,
-        )
+        from standfast.backup.keyfiles import parse_identities  # noqa: PLC0415
+        from standfast.backup.recipients import PassphraseIdentity  # noqa: PLC0415
 
         found: list[Identity] = []
         for name in self.arguments.identity:

@@ -171,6 +171,7 @@ class Wanted:
             the holder, or not yet).
         pins: flows to keep where they are.
         front: the interface on the clients' side; empty for any.
+        back: the interface on the backends' side; mode ``dsr`` needs both.
     """
 
     services: tuple[Service, ...]
@@ -179,6 +180,7 @@ class Wanted:
     guard: bool
     pins: tuple[Pin, ...] = ()
     front: str = ""
+    back: str = ""
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,8 @@ def test_a_rank_moves_the_kernel_and_is_seen() -> None:
         await listener
         return seen
 
-    assert [Role.MASTER, Role.BACKUP, Role.MASTER] == asyncio.run(scenario())
+    roles = [Role.BACKUP, Role.MASTER, Role.BACKUP, Role.MASTER]
+    assert roles == asyncio.run(scenario())
 
 
 def test_an_idle_election_runs_no_command() -> None:

@@ -306,8 +306,10 @@ def _count(state: CarpState, *, well: bool) -> CarpState:
 
 def _tick(config: CarpConfig, state: CarpState, now: float) -> Step:
     if state.role is Role.BACKUP and _due(state.deadline, now):
-        last = "no master" if state.master is None else f"master {state.master}"
-        return _take(config, state, now, f"{last} was not heard in time")
+        reason = "no master is heard"
+        if state.master is not None:
+            reason = f"master {state.master} was not heard in time"
+        return _take(config, state, now, reason)
     if state.role is not Role.MASTER:
         return state, ()
     actions: tuple[Action[CarpAdvert], ...] = ()

@@ -19,6 +19,7 @@ from standfast.director.election.model import RANK_UNFIT, Role, RoleChange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from standfast.director.election.model import IPAddress
 

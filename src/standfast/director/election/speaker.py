@@ -282,7 +282,7 @@ class Speaker(Generic[S, A]):
 
     def _changed(self, before: Role, actions: tuple[Action[A], ...]) -> None:
         reasons = [a.reason for a in actions if isinstance(a, Take | Leave)]
-        sentence = reasons[0] if reasons else "the election began or ended"
+        sentence = reasons[0] if reasons else _sentence_of(self.role)
         if self.role is not Role.MASTER:
             self._guardian.rest()
         log.info("%s -> %s: %s", before.value, self.role.value, sentence)
@@ -306,3 +306,10 @@ class Speaker(Generic[S, A]):
             self._event(LinkUp() if works else LinkDown())
         loop = asyncio.get_running_loop()
         self._link_timer = loop.call_later(LINK_EVERY, self._watch_link)
+
+
+def _sentence_of(role: Role) -> str:
+    """Say what a change means that needed no action."""
+    if role is Role.INIT:
+        return "takes part in no election"
+    return "listens to who is master"

@@ -292,7 +292,6 @@ def _due(deadline: float | None, now: float) -> bool:
 
 
 def _take(config: VrrpConfig, state: VrrpState, now: float) -> Step:
-    before = "no master" if state.master is None else f"master {state.master}"
     master = replace(
         state,
         role=Role.MASTER,
@@ -301,7 +300,9 @@ def _take(config: VrrpConfig, state: VrrpState, now: float) -> Step:
         announced=now,
         master=None,
     )
-    reason = f"{before} was not heard in time or is worse"
+    reason = "no master is heard"
+    if state.master is not None:
+        reason = f"master {state.master} was not heard in time, or is worse"
     return master, (Send(_advert(config, state.priority)), Take(reason))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 AREAS = {
     "backup": "ZFS snapshots off-site: encrypted, proven whole, restorable",
+    "director": "the network layer before HAProxy: health, steering, failover",
 }
 
 

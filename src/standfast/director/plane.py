@@ -1,0 +1,156 @@
+"""The one hand on the data plane: what is wanted, made true, tick by tick.
+
+Whatever wants a change marks it and goes on; a single worker observes, plans and
+applies, so that changes of one tick are one transaction and none overtakes another.
+It also is what an election asks of the rules when addresses change hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from standfast.director.drivers import DriverError
+from standfast.errors import StandfastError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standfast.director.drivers import Driver
+    from standfast.director.election.hands import IpAddresses
+    from standfast.director.election.model import IPAddress
+    from standfast.director.model import Observed, Wanted
+
+log = logging.getLogger("standfast.director")
+
+
+class Plane:
+    """Makes the kernel hold what is wanted.
+
+    Args:
+        driver: the data plane.
+        wanted: what is wanted now, apart from the guard.
+        guard: whether to start guarded.
+        inner: addresses towards the backends that move along, with their cards.
+        tell: announces an inner address to its neighbours.
+
+    Attributes:
+        observed: what the kernel held last; None before the first look.
+        trouble: why the last try failed; empty when it did not.
+        applied: transactions so far.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        wanted: Callable[[], Wanted],
+        *,
+        guard: bool,
+        inner: tuple[tuple[IpAddresses, IPAddress], ...] = (),
+        tell: Callable[[IPAddress], None] = lambda _: None,
+    ) -> None:
+        self._driver = driver
+        self._wanted = wanted
+        self._guard = guard
+        self._inner = inner
+        self._tell = tell
+        self._lock = asyncio.Lock()
+        self._dirty = asyncio.Event()
+        self.observed: Observed | None = None
+        self.trouble = ""
+        self.applied = 0
+
+    @property
+    def guard(self) -> bool:
+        """Whether the virtual addresses are guarded."""
+        return self._guard
+
+    def wanted(self) -> Wanted:
+        """Return all that is wanted, the guard included."""
+        return replace(self._wanted(), guard=self._guard)
+
+    def adopt(self, observed: Observed) -> None:
+        """Keep the guard as the kernel has it: a restart must not touch traffic."""
+        self.observed = observed
+        if self._guard and observed.present and observed.guard is False:
+            self._guard = False
+
+    def mark(self) -> None:
+        """Say that something may have to change."""
+        self._dirty.set()
+
+    async def work(self, every: float) -> None:
+        """Make true what is wanted, at each mark and every few seconds, for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):
+                    await self._dirty.wait()
+            try:
+                await self.settle()
+            except StandfastError as error:
+                if error.message != self.trouble:
+                    log.error(  # noqa: TRY400 - a sentence, no trace
+                        "the data plane refuses: %s", error.message
+                    )
+                self.trouble = error.message
+                self._dirty.clear()
+                await asyncio.sleep(min(every, 1.0))
+
+    async def settle(self) -> None:
+        """Make true what is wanted, now.
+
+        Raises:
+            StandfastError: the data plane refused; its old state stands.
+        """
+        async with self._lock:
+            self._dirty.clear()
+            wanted = self.wanted()
+            observed = await asyncio.to_thread(self._driver.observe, wanted)
+            changes = self._driver.plan(observed, wanted)
+            if changes:
+                await asyncio.to_thread(self._driver.apply, changes)
+                observed = await asyncio.to_thread(self._driver.observe, wanted)
+                self.applied += 1
+                log.info("applied: %s", "; ".join(change.why for change in changes))
+            if self.trouble:
+                log.info("the data plane takes our changes again")
+            self.trouble = ""
+            self.observed = observed
+
+    async def load(self) -> None:
+        """See standfast.director.election.hands.DataPlane."""
+        await self.settle()
+        for card, address in self._inner:
+            await card.add([address])
+            self._tell(address)
+
+    async def guard_on(self) -> None:
+        """See DataPlane."""
+        self._guard = True
+        await self.settle()
+        for card, address in self._inner:
+            await card.remove([address])
+
+    async def guard_off(self) -> None:
+        """See DataPlane."""
+        self._guard = False
+        await self.settle()
+        for _, address in self._inner:
+            self._tell(address)
+
+    async def verify(self, addresses: tuple[IPAddress, ...]) -> None:  # noqa: ARG002
+        """See DataPlane: the kernel is asked once more for what it holds."""
+        wanted = self.wanted()
+        observed = await asyncio.to_thread(self._driver.observe, wanted)
+        if not observed.present or self._driver.plan(observed, wanted):
+            raise DriverError("the rules are not what they were a moment ago")
+
+    async def flush(self) -> None:
+        """See DataPlane."""
+        flush = getattr(self._driver, "flush", None)
+        if flush is not None:
+            count = await asyncio.to_thread(flush, self.wanted())
+            log.info("forgot %d flows: another node has the addresses", count)

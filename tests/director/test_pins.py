@@ -465,7 +465,7 @@ def test_a_restarted_peer_is_believed_again() -> None:
         async with Wire() as wire:
             await until(lambda: wire.ends[1].present)
             wire.ends[0].push(many(9))
-            await until(lambda: len(wire.ears[1].pins[-1]) == 9)
+            await until(lambda: wire.ears[1].pins and len(wire.ears[1].pins[-1]) == 9)
             await wire.ends[0].stop()
             await until(lambda: not wire.ends[1].present)
             assert 1 == wire.ears[1].away

@@ -81,9 +81,7 @@ class PfDriver:
     def pool(self) -> Pool:
         """Return what this pfctl takes for a table; asked once, changes nothing."""
         if self._pool is None:
-            result = self._run(
-                "pfctl", "-nf", "-", stdin=probe_text(), ok=range(256)
-            )
+            result = self._run("pfctl", "-nf", "-", stdin=probe_text(), ok=range(256))
             self._pool = Pool.HASH if result.code == 0 else Pool.STICKY
         return self._pool
 

@@ -341,11 +341,9 @@ class Daemon:
             await self.plane.flush()
 
     async def _beat(self) -> None:
-        if self._notifier.interval is None:
-            return
         while True:
             self._notifier.tell("WATCHDOG=1")
-            await asyncio.sleep(self._notifier.interval)
+            await asyncio.sleep(self._notifier.interval or 3600)
 
     async def _count(self, names: Any) -> None:  # noqa: ANN401 - from JSON
         for name in names if isinstance(names, list) else self.state.backends:

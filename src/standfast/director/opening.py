@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from standfast.clock import SystemClock
 from standfast.director.election.hands import IpAddresses
 from standfast.director.election.neighbours import announcements
 from standfast.director.election.none import NoElection
@@ -62,8 +63,12 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
         from standfast.director.election import external  # noqa: PLC0415
 
         return external.ExternalElection(addresses)
-    if section.kind not in {"carp", "vrrp"}:
-        raise UsageError(f"election.kind: {section.kind} is not for this system")
+    if section.kind == "freebsd-carp":
+        from standfast.director.election import freebsd  # noqa: PLC0415
+
+        # Cleared by a reboot, as the kernel's demotion is.
+        notes = freebsd.NoteFile(Path(config.file.socket).with_suffix(".demotion"))
+        return freebsd.FreebsdCarp(host, kernel_group(config), notes, SystemClock())
     from standfast.director.election import opening  # noqa: PLC0415 - Linux only
 
     card = section.interface or config.file.front
@@ -85,10 +90,29 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
     return opening.open_carp(settings, max(1, round(seconds)), host=host, plane=plane)
 
 
+def kernel_group(config: Config) -> tuple[tuple[str, int], ...]:
+    """Return (interface, vhid) of FreeBSD's own CARP: one id on every interface.
+
+    Raises:
+        UsageError: no interface is named.
+    """
+    section = config.file.election
+    card = section.interface or config.file.front
+    if not card:
+        raise UsageError("election.interface: is missing")
+    cards = dict.fromkeys([card, *(inner for inner, _ in inner_addresses(config))])
+    return tuple((name, section.id) for name in cards)
+
+
 def inner_cards(
     config: Config, host: Host
 ) -> tuple[tuple[IpAddresses, IPAddress], ...]:
-    """Return what moves the inner addresses, with each address."""
+    """Return what moves the inner addresses, with each address.
+
+    FreeBSD's kernel moves them by itself, as addresses of a vhid.
+    """
+    if config.file.election.kind == "freebsd-carp":
+        return ()
     return tuple((IpAddresses(host, c), a) for c, a in inner_addresses(config))
 
 

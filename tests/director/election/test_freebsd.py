@@ -283,6 +283,21 @@ def test_a_rank_moves_the_kernel_and_is_seen() -> None:
     assert roles == asyncio.run(scenario())
 
 
+def test_a_restarted_daemon_touches_nothing_before_it_has_a_rank() -> None:
+    """What the one before set stands until the backends have been looked at."""
+    machine = FreebsdMachine(skews={"em0": 0, "em1": 0})
+
+    async def scenario() -> Role:
+        election = FreebsdCarp(machine, GROUP, MemoryNotes(), SystemClock())
+        await election.start()
+        await asyncio.sleep(0.5)
+        await election.stop(handover=False)
+        return election.role
+
+    assert Role.MASTER is asyncio.run(scenario())
+    assert [] == machine.commands
+
+
 def test_an_idle_election_runs_no_command() -> None:
     """Nothing is written while nothing changes, whatever the number of rounds."""
     machine = FreebsdMachine()

@@ -190,7 +190,9 @@ class FreebsdCarp:
         self._notes = notes
         self._clock = clock
         self._role = Role.INIT
-        self._rank = RANK_UNFIT
+        # Until we are told, whatever a former daemon set stands: a restart is no
+        # reason to move an address.
+        self._rank: int | None = None
         self._due = asyncio.Event()
         self._listeners: list[asyncio.Queue[RoleChange | None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -267,6 +269,8 @@ class FreebsdCarp:
     def _apply(self) -> list[Vhid]:
         """Make the rank true: leaving first, skews after."""
         held = self._held()
+        if self._rank is None:
+            return held
         self._demote(DEMOTION if self._rank <= RANK_UNFIT else 0)
         commands = plan_ranks(held, self._rank)
         for command in commands:

@@ -89,6 +89,10 @@ def status_text(seen: dict[str, Any]) -> str:
     """Return the status as a table for a terminal."""
     head = f"{seen['name'] or 'director'}: {seen['role']}, rank {seen['rank']}"
     lines = [f"{head} ({seen['reason']}); table {seen['digest']}"]
+    peer = seen["peer"]
+    if peer is not None:
+        words = f"{peer['role']}, rank {peer['rank']}" if peer["here"] else "silent"
+        lines.append(f"peer: {words}; table {peer['agrees']}; {peer['pins']} pins here")
     if seen["guard"]:
         lines.append("the virtual addresses are guarded: another node serves them")
     if seen["trouble"]:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from standfast.director import plan, record
 from standfast.director.control import ControlError, serve
 from standfast.director.election.model import Role
-from standfast.director.election.rank import Fitness, RankPolicy, RankState
+from standfast.director.election.rank import Agreement, Fitness, RankPolicy, RankState
 from standfast.director.election.rank import step as rank_step
 from standfast.director.health import next_interval
 from standfast.director.maglev import slot_of
 from standfast.director.model import BackendState, Wanted, digest, parse_address
+from standfast.director.peer_channel import PeerStatus
+from standfast.director.peering import Peering
 from standfast.director.probes import ask, open_probe
 from standfast.units import parse_duration
 
@@ -93,6 +95,15 @@ class Daemon:
         self._stop = asyncio.Event()
         self.election: Election | None = None
         self.plane = plane(self._wanted)
+        self.peering: Peering | None = None
+        if config.file.peer.address:
+            self.peering = Peering(
+                config.file.peer,
+                clock=clock,
+                host=host,
+                say=self.say,
+                mark=self.plane.mark,
+            )
 
     async def run(self, election: Callable[[Plane], Election]) -> None:
         """Run until ``stop``; hand over, and leave the rules where they are.
@@ -115,6 +126,9 @@ class Daemon:
         ]
         try:
             await self.plane.settle()
+            if self.peering is not None:
+                await self.peering.start()
+                workers.append(asyncio.create_task(self.peering.work(self._own)))
             await self.election.start()
             self._start_probes()
             self._notifier.tell("READY=1")
@@ -127,6 +141,8 @@ class Daemon:
             self._notifier.tell("STOPPING=1")
             await self.election.stop(handover=True)
             server.close()
+            if self.peering is not None:
+                await self.peering.stop()
             for task in [*workers, *self._tasks.values()]:
                 task.cancel()
             await asyncio.gather(
@@ -200,6 +216,7 @@ class Daemon:
             "transactions": self.plane.applied,
             "probes": self.probed,
             "now": self._clock.now(),
+            "peer": self._peer_row(),
             "services": [self._service_row(s, wanted) for s in wanted.services],
             "backends": [self._backend_row(name) for name in self.state.backends],
             "sentences": [list(pair) for pair in self.sentences],
@@ -239,6 +256,7 @@ class Daemon:
             self.state.backends,
             plan.tables(self.state),
             guard=False,
+            pins=self.peering.pins if self.peering else (),
             front=self.config.file.front,
             back=self.config.file.back,
         )
@@ -319,11 +337,16 @@ class Daemon:
             for entry in self.state.entries.values()
             if entry.admin is BackendState.UP
         ]
-        loaded = self.plane.observed.present if self.plane.observed else None
-        if self.plane.trouble:
-            loaded = False
+        loaded = self.plane.loaded()
         down = sum(state is BackendState.DOWN for state in counted)
-        return Fitness(len(counted) - down, len(counted), loaded)
+        agreed = self.peering.agreement() if self.peering else Agreement.UNKNOWN
+        return Fitness(len(counted) - down, len(counted), loaded, agreed)
+
+    def _own(self) -> tuple[PeerStatus, Wanted]:
+        wanted = self.plane.wanted()
+        role = self.election.role if self.election else Role.INIT
+        said = self.sentences[-1][1] if self.sentences else ""
+        return PeerStatus(self.rank.rank, role.value, digest(wanted), said), wanted
 
     async def _follow(self) -> None:
         assert self.election is not None
@@ -383,6 +406,19 @@ class Daemon:
                     }
                 )
         return found
+
+    def _peer_row(self) -> dict[str, Any] | None:
+        if self.peering is None:
+            return None
+        status = self.peering.status
+        return {
+            "here": status is not None,
+            "role": status.role if status else "",
+            "rank": status.rank if status else 0,
+            "agrees": self.peering.agreement().value,
+            "refused": self.peering.refused,
+            "pins": len(self.peering.pins),
+        }
 
     def _service_row(self, service: Any, wanted: Wanted) -> dict[str, Any]:  # noqa: ANN401
         slots = wanted.table[service.name]

@@ -59,6 +59,7 @@ class Plane:
         self._tell = tell
         self._lock = asyncio.Lock()
         self._dirty = asyncio.Event()
+        self._loaded: bool | None = None
         self.observed: Observed | None = None
         self.trouble = ""
         self.applied = 0
@@ -77,6 +78,10 @@ class Plane:
         self.observed = observed
         if self._guard and observed.present and observed.guard is False:
             self._guard = False
+
+    def loaded(self) -> bool | None:
+        """Return whether the rules are in the kernel; None before the first look."""
+        return False if self.trouble else self._loaded
 
     def mark(self) -> None:
         """Say that something may have to change."""
@@ -119,10 +124,30 @@ class Plane:
                 log.info("the data plane takes our changes again")
             self.trouble = ""
             self.observed = observed
+            self._loaded = observed.present
+
+    async def _hasten(self) -> None:
+        """Make true what is wanted, from what was seen last: a takeover counts ms.
+
+        A look comes right after; what it finds otherwise is mended then.
+        """
+        async with self._lock:
+            wanted, seen = self.wanted(), self.observed
+            if seen is not None and not self.trouble:
+                changes = self._driver.plan(seen, wanted)
+                if not changes:
+                    return
+                self.observed = None
+                await asyncio.to_thread(self._driver.apply, changes)
+                self.applied += 1
+                log.info("applied: %s", "; ".join(change.why for change in changes))
+                self._dirty.set()
+                return
+        await self.settle()
 
     async def load(self) -> None:
         """See standfast.director.election.hands.DataPlane."""
-        await self.settle()
+        await self._hasten()
         for card, address in self._inner:
             await card.add([address])
             self._tell(address)
@@ -130,14 +155,14 @@ class Plane:
     async def guard_on(self) -> None:
         """See DataPlane."""
         self._guard = True
-        await self.settle()
+        await self._hasten()
         for card, address in self._inner:
             await card.remove([address])
 
     async def guard_off(self) -> None:
         """See DataPlane."""
         self._guard = False
-        await self.settle()
+        await self._hasten()
         for _, address in self._inner:
             self._tell(address)
 

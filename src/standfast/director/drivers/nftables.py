@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from standfast.director import conntrack
 from standfast.director.drivers import DriverError
 from standfast.director.model import Address, Capabilities, Change, Observed, Pin
 from standfast.errors import CommandError, CommandNotFoundError
@@ -122,21 +122,20 @@ class NftablesDriver:
 
     def connections(self, backend: Backend) -> int | None:
         """Return how many flows conntrack has of it; None without conntrack."""
+        mine = {address.ip for address in _addresses(backend)}
         total = 0
-        for address in _addresses(backend):
-            try:
-                argv = ["conntrack", "-L", "-p", "tcp", "-f", _l3(address.ip)]
-                listed = self._run([*argv, "--reply-src", address.ip], ok=(0, 1))
-            except CommandNotFoundError:
-                return None
-            total += sum("ESTABLISHED" in line for line in listed.splitlines())
+        for entry in self._entries():
+            # Whoever spoke first, as after a failover: one end is the backend's.
+            ends = {entry.answer[0].ip, entry.first[0].ip}
+            total += bool(mine & ends) and entry.state == "ESTABLISHED"
         return total
 
     def kill(self, backend: Backend) -> int:
         """Forget its flows; see Driver."""
         return sum(
-            self._forget(["-f", _l3(address.ip), "--reply-src", address.ip])
+            self._forget(["-f", _l3(address.ip), end, address.ip])
             for address in _addresses(backend)
+            for end in ("--reply-src", "--orig-src")
         )
 
     def flush(self, wanted: Wanted) -> int:
@@ -153,16 +152,19 @@ class NftablesDriver:
         )
 
     def flows(self, virtual: Address) -> list[tuple[Address, str]]:
-        """Return (client, backend address) of every established flow."""
-        argv = ["conntrack", "-L", "-p", virtual.proto, "-f", _l3(virtual.ip)]
-        argv += ["-d", virtual.ip, "--dport", str(virtual.port)]
-        return list(read_flows(self._run(argv, ok=(0, 1)), virtual))
+        """Return (client, backend address) of every flow that is under way."""
+        found = conntrack.flows(self._entries(), {virtual})
+        return [(f.client, f.backend.ip) for f in found if f.state == "ESTABLISHED"]
 
     def remove(self) -> None:
         """Take every rule of ours away; see Driver."""
         kinds = ("ip", "ip6", "netdev")
         lines = [f"add table {k} {TABLE}\ndelete table {k} {TABLE}\n" for k in kinds]
         self._nft("".join(lines))
+
+    def _entries(self) -> list[conntrack.Entry]:
+        listing = self._run(list(conntrack.ARGV), ok=(0, 1))
+        return list(conntrack.entries(listing))
 
     def _forget(self, filters: list[str]) -> int:
         argv = ["conntrack", "-D", "-p", "tcp", *filters]
@@ -320,19 +322,6 @@ def seal(rows: Sequence[Mapping[str, Any]]) -> str:
             if not str(body.get("name", "")).startswith("seal_"):
                 kept.append(json.dumps([what, fixed], sort_keys=True))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
-
-
-def read_flows(listing: str, virtual: Address) -> Iterator[tuple[Address, str]]:
-    """Yield (client, backend address) of ``conntrack -L`` lines.
-
-    ``tcp 6 431999 ESTABLISHED src=C dst=V sport=N dport=P src=B dst=C ...``
-    """
-    for line in listing.splitlines():
-        sources = re.findall(r"\bsrc=(\S+)", line)
-        ports = re.findall(r"\bsport=(\d+)", line)
-        if "ESTABLISHED" in line and len(sources) == len(ports) == 2:  # noqa: PLR2004
-            client = Address(sources[0], int(ports[0]), virtual.proto)
-            yield client, sources[1]
 
 
 def _kind(service: Service, virtual: Address) -> str:

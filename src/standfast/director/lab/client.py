@@ -165,13 +165,12 @@ async def _download(to: str, seconds: float, gaps: list[float]) -> None:
 
 async def _idle(to: str, seconds: float, ask: str) -> None:
     reader, writer = await asyncio.open_connection(to, 81)
-    for _ in range(2):
+    # Who speaks first at the end: the server by itself, or the client.
+    for pause in (seconds, 0) if ask == "now" else (0,):
         writer.write(f"{ask}\n".encode())
         if not await reader.readline():
             raise EOFError
-        if ask != "now":
-            break
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(pause)
     writer.close()
 
 

@@ -40,7 +40,6 @@ HAPROXY = """
 global
   stats socket {folder}/{name}.sock mode 600 level admin
   maxconn 4000
-  close-spread-time 500ms
 defaults
   timeout connect 2s
   timeout client 60s
@@ -98,6 +97,7 @@ interval = "100ms"
 priority = {priority}
 addresses = ["{inner}@back"]
 hold = "500ms"
+{peer}
 {backends}
 """
 
@@ -240,6 +240,7 @@ class Rig:
             mode=mode,
             election=election,
             priority=150 if name == "a" else 100,
+            peer=self._peer(name) if election == "vrrp" else "",
             backends="\n".join(
                 f'[backend.{node}]\naddress = "{ip}"' for node, ip in NODES.items()
             ),
@@ -299,6 +300,17 @@ class Rig:
         for pid in pids.split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
+
+    def _peer(self, name: str) -> str:
+        key = self.folder / "peer.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_bytes(os.urandom(32))
+        other = next(last for n, last in DIRECTORS.items() if n != name)
+        return (
+            f'[peer]\naddress = "10.60.0.{other}:7777"\n'
+            f'listen = "10.60.0.{DIRECTORS[name]}:7777"\nkey_file = "{key}"'
+        )
 
     def _answers(self, name: str) -> bool:
         process = self._processes[name]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import signal
 import socket
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from standfast.director.lab.rig import NODES, Rig
+from standfast.director.lab.rig import DIRECTORS, NODES, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,11 @@ def stopped(rig: Rig) -> Finding:
 
 def sick(rig: Rig) -> Finding:
     """HAProxy answers 503."""
-    return _harm(rig, "sick", lambda: _runtime(rig, "set var proc.sick int(1)"))
+    return _harm(
+        rig,
+        "sick",
+        lambda: _runtime(rig, "experimental-mode on; set var proc.sick int(1)"),
+    )
 
 
 def backends_down(rig: Rig) -> Finding:
@@ -199,6 +203,24 @@ def power_off(rig: Rig) -> Finding:
     )
 
 
+def drain_then_failover(rig: Rig) -> Finding:
+    """A backend drains; then its director's machine is gone. Pins save its flows."""
+    _pair(rig)
+    held = _hold(rig, 8)
+    rig.clock.sleep(1.5)
+    for name in DIRECTORS:
+        rig.ask(name, do="drain", backend="h3")
+    rig.wait(
+        lambda: rig.ask("b", do="status", backends=[])["peer"]["pins"] > 0,
+        "no pins come to b",
+    )
+    rig.clock.sleep(1.2)
+    pins = rig.ask("b", do="status", backends=[])["peer"]["pins"]
+    rig.power_off("a")
+    found = _survived(rig, "drain-failover", held, STALL_BAR)
+    return replace(found, figures=f"{pins} pins pushed; {found.figures}")
+
+
 SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     "balance": balance,
     "killed": killed,
@@ -210,6 +232,7 @@ SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     "daemon-killed": daemon_killed,
     "handover": handover,
     "power-off": power_off,
+    "drain-failover": drain_then_failover,
 }
 _KINDS = ("downloads", "client_first", "server_first")
 

@@ -213,6 +213,21 @@ def test_a_pin_is_a_rule_before_the_hash() -> None:
     ) == rules.translation[0]
 
 
+def test_two_virtual_addresses_cannot_share_a_way_back() -> None:
+    """A packet from the backend names no virtual address: the second has none.
+
+    And no rule is loaded twice, or the number of rules would never be right.
+    """
+    second = Address("203.0.113.11", 443)
+    service = dataclasses.replace(WEB, virtual=(VIRTUAL, second))
+    pf, _ = driver(Pool.HASH)
+    rules = pf.rules(dataclasses.replace(wanted("b1"), services=(service,)))
+
+    assert ["nat", "rdr", "rdr"] == [line[:3] for line in rules.translation]
+    assert len(set(rules.filters)) == len(rules.filters)
+    assert ["web at 203.0.113.11:443"] == [n.partition(": ")[0] for n in rules.notes]
+
+
 def test_ipv6_has_tables_and_rules_of_its_own() -> None:
     backends = {
         "b1": Backend("b1", Address("10.2.1.1"), address6=Address("2001:db8::1"))
@@ -280,7 +295,7 @@ def test_leaving_a_sticky_table_forgets_the_source_nodes() -> None:
     changes = pf.plan(observed(pf, wanted("b1", "b2")), wanted("b1"))
 
     assert [
-        "pfctl -a director -T load -f -",
+        "pfctl -a director -o none -T load -f -",
         "pfctl -K 0.0.0.0/0 -K 10.2.1.250",
     ] == [change.command.partition("\n")[0] for change in changes]
     assert "rdr" not in changes[0].command
@@ -291,7 +306,9 @@ def test_leaving_a_hashed_table_is_one_command() -> None:
     pf, _ = driver(Pool.HASH)
     changes = pf.plan(observed(pf, wanted("b1", "b2")), wanted("b1"))
 
-    assert ["pfctl -a director -f -"] == [c.command.partition("\n")[0] for c in changes]
+    assert ["pfctl -a director -o none -f -"] == [
+        c.command.partition("\n")[0] for c in changes
+    ]
 
 
 @pytest.mark.parametrize(
@@ -348,17 +365,17 @@ def test_a_table_that_cannot_be_read_is_an_error_not_an_empty_table() -> None:
 
 
 def test_applying_passes_the_rules_on_standard_input() -> None:
-    pf, host = driver(Pool.HASH, line("pfctl -a director -f -"))
+    pf, host = driver(Pool.HASH, line("pfctl -a director -o none -f -"))
     what = wanted("b1")
     pf.apply(pf.plan(PfObserved(present=False), what))
 
-    assert ("pfctl -a director -f -", pf.rules(what).text()) == host.asked[-1]
+    assert ("pfctl -a director -o none -f -", pf.rules(what).text()) == host.asked[-1]
 
 
 def test_a_refused_load_is_said_with_pfctl_s_own_words() -> None:
     pf, _ = driver(
         Pool.HASH,
-        line("pfctl -a director -f -", code=1, stderr="stdin:3: syntax error"),
+        line("pfctl -a director -o none -f -", code=1, stderr="stdin:3: syntax error"),
     )
     with pytest.raises(DriverError, match=r"stdin:3: syntax error"):
         pf.apply(pf.plan(PfObserved(present=False), wanted("b1")))

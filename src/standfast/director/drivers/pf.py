@@ -154,7 +154,8 @@ class PfDriver:
         if not isinstance(observed, PfObserved):
             raise TypeError("pf plans from what pf observed")
         should = self.rules(wanted)
-        loaded = f"pfctl -a {shlex.quote(self.anchor)}"
+        # The optimizer merges and drops rules; then ours could not be counted.
+        loaded = f"pfctl -a {shlex.quote(self.anchor)} -o none"
         why = _why_reload(observed, should)
         if why:
             changes = [Change(f"{loaded} -f -\n{should.text()}", why)]

@@ -134,16 +134,23 @@ def ruleset(
     """
     tables: dict[str, tuple[str, ...]] = {}
     translation: list[str] = []
-    filters: list[str] = []
+    filters: dict[str, None] = {}
     notes: list[str] = []
+    claimed: set[tuple[str, int]] = set()
     for service in wanted.services:
         for virtual in service.virtual:
             part = _Part(service, virtual, wanted)
             tables[part.table] = part.serving
             tables[f"{part.table}_all"] = part.known
             block = (netblocks or {}).get(service.name)
-            translation += part.translation(pool, block)
-            filters += part.filters()
+            ways = {(ip, part.port) for ip in part.known}
+            if claimed & ways:
+                notes.append(part.taken_note())
+            else:
+                translation += part.way_back()
+            claimed |= ways
+            translation.append(part.way_in(pool, block))
+            filters |= dict.fromkeys(part.filters())
             notes += part.notes()
     pins, pin_notes = _pin_lines(wanted)
     return Ruleset(tables, (*pins, *translation), tuple(filters), (*notes, *pin_notes))
@@ -188,17 +195,32 @@ class _Part:
         way = hashed if pool is Pool.HASH else pool.value
         return f"<{self.table}> port {self.port} {way}"
 
-    def translation(self, pool: Pool, block: str | None) -> Iterator[str]:
-        """Yield the way in, and the way out for flows that the backend resumes."""
-        virtual, proto = self.virtual, f"{self.family} proto {self.virtual.proto}"
-        if self.port == virtual.port:
+    @property
+    def _proto(self) -> str:
+        return f"{self.family} proto {self.virtual.proto}"
+
+    def way_back(self) -> Iterator[str]:
+        """Yield the rule for flows that the backend resumes, where there can be one."""
+        if self.port == self.virtual.port:
             yield (
-                f"nat {self.on}{proto} from <{self.table}_all> port {self.port} "
-                f"to any -> {virtual.ip} static-port"
+                f"nat {self.on}{self._proto} from <{self.table}_all> "
+                f"port {self.port} to any -> {self.virtual.ip} static-port"
             )
-        yield (
-            f"rdr {self.on}{proto} from any to {virtual.ip} port {virtual.port} "
-            f"-> {self._target(pool, block)}"
+
+    def way_in(self, pool: Pool, block: str | None) -> str:
+        """Return the rule for new flows."""
+        return (
+            f"rdr {self.on}{self._proto} from any to {self.virtual.ip} "
+            f"port {self.virtual.port} -> {self._target(pool, block)}"
+        )
+
+    def taken_note(self) -> str:
+        """Return the sentence for a way back that another address has."""
+        return (
+            f"{self.service.name} at {self.virtual}: its backends serve another "
+            "virtual address on the same address and port, so a flow that the "
+            "backend resumes after a failover is lost; give backends one address "
+            "per virtual address"
         )
 
     def filters(self) -> Iterator[str]:

@@ -61,9 +61,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_virtually(main: Coroutine[Any, Any, None]) -> float:
     """Run to the end in a loop of its own; return how many virtual seconds it took."""
-    loop = VirtualLoop()
-    try:
-        loop.run_until_complete(main)
-        return loop.time()
-    finally:
-        loop.close()
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main)
+        return runner.get_loop().time()

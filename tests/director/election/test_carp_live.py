@@ -92,9 +92,7 @@ def test_ours_takes_over_from_ucarp(net: Net, tmp_path: Path) -> None:
     assert second.role() == "backup"
 
 
-def test_a_partition_with_ucarp_ends_with_one_holder(
-    net: Net, tmp_path: Path
-) -> None:
+def test_a_partition_with_ucarp_ends_with_one_holder(net: Net, tmp_path: Path) -> None:
     first = ours(net, net.a, 254)
     first.wait_role("master", 5)
     ucarp(net, net.b, tmp_path, 100)

@@ -193,7 +193,9 @@ def repaired(data: bytes) -> bytes:
     return bare[:6] + internet_checksum(bare).to_bytes(2, "big") + bare[8:]
 
 
-def carp_codec(kind: type[CarpCodec], source: IPv4Address, **words: object) -> CarpCodec:
+def carp_codec(
+    kind: type[CarpCodec], source: IPv4Address, **words: object
+) -> CarpCodec:
     return kind(7, b"secret", (VIP,), source=source, **words)  # type: ignore[arg-type]
 
 

@@ -57,6 +57,8 @@ SEND_ERRORS = 3
 SEND_ERROR_DEMOTION = 240
 # Neighbours are told again at most this often while two masters shout, in seconds.
 ANNOUNCE_EVERY = 0.5
+# A claim is answered at once if our last advert is older than this share of an interval.
+ASSERT_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,14 @@ def _backup_hears(
     advert: CarpAdvert,
     now: float,
 ) -> Step:
+    ours = interval_seconds(config.advbase, state.skew)
+    theirs = interval_seconds(advert.advbase, advert.advskew)
+    if state.master not in (None, source) and theirs > ours:
+        # Two masters after a partition: the one that we follow will see to the
+        # other; preempting that one would add a third.
+        return state, ()
     heard = replace(state, master=source)
     if state.advskew is not None:
-        ours = interval_seconds(config.advbase, state.skew)
-        theirs = interval_seconds(advert.advbase, advert.advskew)
         if theirs > DEAD_RATIO * config.advbase:
             return _take(config, heard, now, f"{source} leaves or will time out")
         if ours + config.margin / SKEWS_PER_SECOND < theirs:
@@ -276,15 +282,25 @@ def _master_hears(
             master=source,
         )
         return backup, (Leave(f"{source} advertises more often"),)
+    return _assert(config, state, source, now)
+
+
+def _assert(
+    config: CarpConfig, state: CarpState, source: IPAddress, now: float
+) -> Step:
+    """Answer a worse claim with ours, but never let two nodes shout without pause."""
+    interval = interval_seconds(config.advbase, state.skew)
     # Later too, for the loser's last gratuitous ARP comes after our advert.
-    settle = now + 2 * config.advbase
-    master = replace(state, deadline=_next_send(config, state, now), settle=settle)
-    assertion: tuple[Action[CarpAdvert], ...] = (Send(_advert(config, state)),)
-    assertion += _awake(config, state, now)
+    master = replace(state, settle=now + 2 * config.advbase)
+    actions: tuple[Action[CarpAdvert], ...] = _awake(config, state, now)
+    assert state.deadline is not None
+    if now - (state.deadline - interval) >= interval / ASSERT_SHARE:
+        master = replace(master, deadline=now + interval)
+        actions = (Send(_advert(config, state)), *actions)
     if now - state.announced < ANNOUNCE_EVERY:
-        return master, assertion
+        return master, actions
     told = Announce(f"{source} claimed the address too")
-    return replace(master, announced=now), (*assertion, told)
+    return replace(master, announced=now), (*actions, told)
 
 
 def _awake(config: CarpConfig, state: CarpState, now: float) -> tuple[Take, ...]:

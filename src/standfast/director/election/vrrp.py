@@ -47,6 +47,8 @@ DEAD_RATIO = 3  # intervals without an advert; fixed by the RFC
 CENTISECOND = 0.01
 # Neighbours are told again at most this often while two masters shout, in seconds.
 ANNOUNCE_EVERY = 0.5
+# A claim is answered at once if our last advert is older than this share of an interval.
+ASSERT_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,8 @@ def _backup_hears(
     now: float,
 ) -> Step:
     if advert.priority == PRIORITY_LEAVING:
-        if state.priority == RANK_UNFIT:
-            return state, ()
+        if state.priority == RANK_UNFIT or state.master not in (None, source):
+            return state, ()  # another master is there, and goes on
         soon = now + skew_seconds(state.priority, state.interval)
         return replace(state, deadline=soon, master=None), ()
     if state.priority > advert.priority + config.margin:
@@ -247,17 +249,26 @@ def _master_hears(
             master=source,
         )
         return backup, (Leave(f"{source} has priority {advert.priority}"),)
-    # Both intervals, for the loser's last gratuitous ARP comes after our advert.
-    settle = now + 2 * max(config.interval, advert.interval) * CENTISECOND
-    master = replace(state, deadline=now + config.interval * CENTISECOND, settle=settle)
-    assertion: tuple[Action[VrrpAdvert], ...] = (
-        Send(_advert(config, state.priority)),
-        *_awake(config, state, now),
-    )
+    return _assert(config, state, source, advert.interval, now)
+
+
+def _assert(
+    config: VrrpConfig, state: VrrpState, source: IPAddress, theirs: int, now: float
+) -> Step:
+    """Answer a worse claim with ours, but never let two nodes shout without pause."""
+    interval = config.interval * CENTISECOND
+    # Two intervals, for the loser's last gratuitous ARP comes after our advert.
+    settle = now + 2 * max(config.interval, theirs) * CENTISECOND
+    master = replace(state, settle=settle)
+    actions: tuple[Action[VrrpAdvert], ...] = _awake(config, state, now)
+    assert state.deadline is not None
+    if now - (state.deadline - interval) >= interval / ASSERT_SHARE:
+        master = replace(master, deadline=now + interval)
+        actions = (Send(_advert(config, state.priority)), *actions)
     if now - state.announced < ANNOUNCE_EVERY:
-        return master, assertion
+        return master, actions
     told = Announce(f"{source} claimed the address too")
-    return replace(master, announced=now), (*assertion, told)
+    return replace(master, announced=now), (*actions, told)
 
 
 def _awake(config: VrrpConfig, state: VrrpState, now: float) -> tuple[Take, ...]:

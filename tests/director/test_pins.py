@@ -460,6 +460,52 @@ def test_status_and_200_pins_cross_loopback() -> None:
     assert took < 0.5
 
 
+def test_a_large_set_arrives_in_bursts() -> None:
+    """10,000 pins, some 700 datagrams: more than a receive buffer holds."""
+
+    async def scenario() -> float:
+        async with Wire() as wire:
+            await until(lambda: wire.ends[0].present and wire.ends[1].present)
+            began = asyncio.get_running_loop().time()
+            wire.ends[0].push(many(10_000))
+            await until(
+                lambda: wire.ears[1].pins and len(wire.ears[1].pins[-1]) == 10_000, 20
+            )
+            return asyncio.get_running_loop().time() - began
+
+    print(f"10,000 pins crossed in {asyncio.run(scenario()):.2f} s")
+
+
+def test_an_unchanged_set_is_told_once() -> None:
+    """Pushed each second by its owner, it reaches the listener when it changes."""
+
+    async def scenario() -> list[int]:
+        async with Wire() as wire:
+            await until(lambda: wire.ends[0].present and wire.ends[1].present)
+            for count in (5, 5, 5, 6, 0):
+                wire.ends[0].push(many(count))
+                await asyncio.sleep(0.2)
+            return [len(pins) for pins in wire.ears[1].pins]
+
+    assert [5, 6, 0] == asyncio.run(scenario())
+
+
+def test_pins_set_before_the_peer_came_reach_it() -> None:
+    """A set is repeated: it need not be said again for a peer that comes late."""
+
+    async def scenario() -> None:
+        wire = Wire()
+        await wire.ends[0].start()
+        wire.ends[0].push(many(4))
+        await asyncio.sleep(0.3)
+        await wire.ends[1].start()
+        await until(lambda: wire.ears[1].pins and len(wire.ears[1].pins[-1]) == 4)
+        for one in wire.ends:
+            await one.stop()
+
+    asyncio.run(scenario())
+
+
 def test_a_restarted_peer_is_believed_again() -> None:
     async def scenario() -> None:
         async with Wire() as wire:

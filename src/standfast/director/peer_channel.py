@@ -1,9 +1,9 @@
 """The wire between two directors: UDP, sealed, both ways, all the time.
 
-Each side sends a status every ``interval`` and the pins it has, whole, again and
-again: nothing is acknowledged, and a lost datagram costs one interval. What a peer
-says is handed on by callbacks; what is refused is counted by reason, and told at most
-once a second. Losing the peer is told after three intervals without a word.
+Each side sends a status every ``interval``, and its set of pins again and again, part
+by part: nothing is acknowledged, and what is lost comes once more. What a peer says
+is handed on by callbacks; what is refused is counted by reason, and told at most once
+a second. Losing the peer is told after three intervals without a word.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ AWAY_INTERVALS = 3
 # Reasons of refused datagrams reach the log no oftener than this.
 TELL_S = 1.0
 TEXT_MAX = 200
+# Parts sent in one go: 64 of 1.2 KB fit any system's default receive buffer.
+BURST = 64
+# A set that was sent whole is sent again after this long, for a peer that lost some.
+ROUND_S = 1.0
+# An unchanged set is said anew after this long, so that its pins do not run out.
+REFRESH_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -156,8 +162,12 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._interval = interval
         self._transport: asyncio.DatagramTransport | None = None
         self._status = PeerStatus(0, "init", "", "")
-        self._pins: tuple[Pin, ...] = ()
         self._generation = 0
+        self._held: frozenset[tuple[Address, Address, str]] | None = None
+        self._said_at = 0.0
+        self._bodies: list[bytes] = []
+        self._next_part = 0
+        self._round_at = 0.0
         self._gathering = Gathering()
         self._heard_at = 0.0
         self._told_at = -TELL_S
@@ -200,9 +210,16 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._send_status()
 
     def push(self, pins: Sequence[Pin]) -> None:
-        """Set the pins that the peer shall have, and send them now."""
-        self._pins = tuple(pins)
-        self._send_pins()
+        """Set the pins that the peer shall have, and begin to send them."""
+        held = frozenset((pin.client, pin.virtual, pin.backend) for pin in pins)
+        now = self._clock.monotonic()
+        if held == self._held and now - self._said_at < REFRESH_S:
+            return
+        self._held, self._said_at = held, now
+        self._generation += 1
+        self._bodies = parts(pins, self._generation, self._clock.now())
+        self._next_part = 0
+        self._send_parts()
 
     def datagram_received(self, data: bytes, addr: Any) -> None:  # noqa: ANN401, ARG002 - asyncio's own; who sent it is shown by the seal
         """Check a datagram, and act upon it if it is believed."""
@@ -256,12 +273,19 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._session, datagram = peer_wire.seal(self._session, self._status_message())
         self._send(datagram)
 
-    def _send_pins(self) -> None:
-        self._generation += 1
-        for body in parts(self._pins, self._generation, self._clock.now()):
+    def _send_parts(self) -> None:
+        """Send the next parts of the set, at most a burst."""
+        now = self._clock.monotonic()
+        if self._next_part == 0:
+            if now - self._round_at < ROUND_S and self._round_at > self._said_at:
+                return
+            self._round_at = now
+        last = self._next_part + BURST
+        for body in self._bodies[self._next_part : last]:
             message = Message(Kind.PINS, self._status.rank, body)
             self._session, datagram = peer_wire.seal(self._session, message)
             self._send(datagram)
+        self._next_part = last if last < len(self._bodies) else 0
 
     def _send(self, datagram: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -270,7 +294,7 @@ class PeerChannel(asyncio.DatagramProtocol):
     async def _send_for_ever(self) -> None:
         while True:
             self._send_status()
-            self._send_pins()
+            self._send_parts()
             await asyncio.sleep(self._interval)
             silence = self._clock.monotonic() - self._heard_at
             if self.present and silence > AWAY_INTERVALS * self._interval:

@@ -140,6 +140,7 @@ class Daemon:
         finally:
             self._notifier.tell("STOPPING=1")
             await self.election.stop(handover=True)
+            await self.plane.finish()
             server.close()
             if self.peering is not None:
                 await self.peering.stop()

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("standfast.director")
 
+# For so long a node that gives its addresses up forwards what still comes.
+LINGER_SECONDS = 0.15
+
 
 class Plane:
     """Makes the kernel hold what is wanted.
@@ -59,6 +62,7 @@ class Plane:
         self._tell = tell
         self._lock = asyncio.Lock()
         self._dirty = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
         self._loaded: bool | None = None
         self.observed: Observed | None = None
         self.trouble = ""
@@ -146,25 +150,51 @@ class Plane:
         await self.settle()
 
     async def load(self) -> None:
-        """See standfast.director.election.hands.DataPlane."""
-        await self._hasten()
+        """See standfast.director.election.hands.DataPlane.
+
+        The door is opened here already: our rules never let the kernel answer for a
+        virtual address, so nothing is lost by translating before packets come.
+        """
+        await self.guard_off()
         for card, address in self._inner:
             await card.add([address])
             self._tell(address)
 
     async def guard_on(self) -> None:
-        """See DataPlane."""
-        self._guard = True
-        await self._hasten()
+        """See DataPlane: the door closes a little later.
+
+        Neighbours send to us until the new holder has told them. What comes until
+        then is forwarded, to where the new holder would send it too.
+        """
+        if self._guard:
+            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
         for card, address in self._inner:
             await card.remove([address])
 
     async def guard_off(self) -> None:
         """See DataPlane."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         self._guard = False
         await self._hasten()
-        for _, address in self._inner:
-            self._tell(address)
+
+    async def finish(self) -> None:
+        """Wait until a door that is closing is closed."""
+        if self._closing is not None:
+            await self._closing
+
+    async def _close(self) -> None:
+        await asyncio.sleep(LINGER_SECONDS)
+        self._guard = True
+        try:
+            await self._hasten()
+            await self._forget()
+        except StandfastError as error:
+            log.warning("the door does not close: %s", error.message)
+        self._closing = None
 
     async def verify(self, addresses: tuple[IPAddress, ...]) -> None:  # noqa: ARG002
         """See DataPlane: the kernel is asked once more for what it holds."""
@@ -174,7 +204,11 @@ class Plane:
             raise DriverError("the rules are not what they were a moment ago")
 
     async def flush(self) -> None:
-        """See DataPlane."""
+        """See DataPlane; a closing door does it when it is closed."""
+        if self._closing is None:
+            await self._forget()
+
+    async def _forget(self) -> None:
         flush = getattr(self._driver, "flush", None)
         if flush is not None:
             count = await asyncio.to_thread(flush, self.wanted())

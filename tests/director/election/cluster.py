@@ -108,12 +108,14 @@ class Wire:
     source: IPv4Address
     mac: bytes = b"\2\0\0\0\0\1"
     heard: Callable[[Packet], None] | None = None
+    dead: bool = False
 
     def open(self, heard: Callable[[Packet], None]) -> None:
         self.heard = heard
 
     def send(self, data: bytes) -> bool:
-        self.net.carry(self, data)
+        if not self.dead:
+            self.net.carry(self, data)
         return True
 
     def tell(self, frames: Sequence[bytes]) -> None:
@@ -255,7 +257,7 @@ class Cluster:
         node.card.powered = False
         node.card.gone()
         node.wire.heard = None
-        node.wire.send = lambda _data: True  # type: ignore[method-assign]
+        node.wire.dead = True
 
     async def power_on(self, number: int) -> None:
         if not self.nodes[number].alive:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import need
-
 from director.election.rig import Net
 
 if TYPE_CHECKING:

@@ -46,7 +46,9 @@ def repaired(protocol: str, message: bytes, source: bytes) -> bytes:
     return bare[:6] + checksum.to_bytes(2, "big") + bare[8:]
 
 
-def forgeries(protocol: str, vip: IPv4Address, message: bytes, source: bytes) -> list:
+def forgeries(
+    protocol: str, vip: IPv4Address, message: bytes, source: bytes
+) -> list[bytes]:
     """The best and the leaving priority: altered, and made up."""
     made = []
     for priority in (254, 0):

@@ -1,8 +1,8 @@
 """One node of an election, run in a network namespace by the tests.
 
 The argument is JSON: kind, pace, and the fields of GroupSettings. On standard input
-come lines: ``rank N``, ``refused``, ``stop``, ``abandon``. Standard output has one JSON line for each
-change of role, with CLOCK_MONOTONIC, which all namespaces share.
+come lines: ``rank N``, ``refused``, ``stop``, ``abandon``. Standard output has one
+JSON line for each change of role, with CLOCK_MONOTONIC, which all namespaces share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from ipaddress import ip_address
+from typing import Any
 
 from standfast.director.election.opening import GroupSettings, open_carp, open_vrrp
 from standfast.host.local import LocalHost
@@ -23,7 +24,7 @@ def say(**words: object) -> None:
     print(json.dumps(words | {"at": time.monotonic()}), flush=True)
 
 
-async def run(wish: dict[str, object]) -> None:
+async def run(wish: dict[str, Any]) -> None:
     kind, pace = wish.pop("kind"), wish.pop("pace")
     for name in ("addresses", "peers"):
         wish[name] = tuple(map(ip_address, wish.get(name, ())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import sys
@@ -12,7 +13,7 @@ ECHO_V4, ECHO_V6 = 8, 128
 
 
 def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -28,10 +29,8 @@ def main(address: str, seconds: float) -> None:
             head = struct.pack(">BBHHH", kind, 0, checksum(head), 77, 0)
         start = time.monotonic()
         for n in range(int(seconds / EVERY)):
-            try:
+            with contextlib.suppress(OSError):  # the neighbour is not known now
                 pinger.sendto(head, (address, 0))
-            except OSError:
-                pass  # the neighbour is not known now
             until = start + (n + 1) * EVERY
             while (left := until - time.monotonic()) > 0:
                 pinger.settimeout(left)

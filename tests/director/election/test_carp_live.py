@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import wait_until
-
-from director.election.rig import VIP, Net, Ours, Pings, run, ucarp
+from director.election.rig import VIP, Net, Ours, Pings, Space, run, ucarp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.system
 SECRET = "secret"
 
 
-def ours(net: Net, space: object, rank: int, **wish: object) -> Ours:
+def ours(net: Net, space: Space, rank: int, **wish: object) -> Ours:
     return net.ours(space, kind="carp", pace=1, key=SECRET, rank=rank, **wish)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-
 from director.election.rig import VIP, Net
 
 pytestmark = pytest.mark.system

@@ -294,13 +294,13 @@ def test_external_follows_the_address_and_tells_the_rank(tmp_path: Path) -> None
         await election.start()
         election.set_rank(200, "3 of 3 backends healthy")
         assert "-54\n" == file.read_text()
-        assert Role.BACKUP is election.role
+        assert Role.BACKUP.value == election.role.value
         here = True
         await asyncio.sleep(0.05)
-        assert Role.MASTER is election.role
+        assert Role.MASTER.value == election.role.value
         here = None
         await asyncio.sleep(0.05)
-        assert Role.MASTER is election.role
+        assert Role.MASTER.value == election.role.value
         await election.stop(handover=True)
         assert "-254\n" == file.read_text()
         assert [Role.BACKUP, Role.MASTER] == [c.role async for c in changes]

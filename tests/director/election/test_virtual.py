@@ -14,10 +14,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from director.election.cluster import HAND_SECONDS, INTERVAL, Cluster, Weather, now
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from director.election.cluster import HAND_SECONDS, INTERVAL, Cluster, Weather, now
 from standfast.director.election import carp, vrrp
 from standfast.testing.loop import run_virtually
 

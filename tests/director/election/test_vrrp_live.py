@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import wait_until
-
 from director.election.rig import VIP, VIP6, Net, Ours, Pings, keepalived, run
 
 if TYPE_CHECKING:

@@ -21,19 +21,25 @@ from standfast.director.election.codec import (
     SignedVrrpCodec,
     VrrpCodec,
 )
-from standfast.director.election.model import AdvertError
+from standfast.director.election.model import AdvertError, IPAddress
 from standfast.director.election.segment import unwrap_ipv4
 from standfast.director.election.vrrp_wire import VrrpAdvert
 from standfast.errors import UsageError
 
 # tcpdump -x of ucarp 1.5.2 (-v 7 -p secret -a 10.50.0.100 -b 1 -k 20), whole packets.
 UCARP = [
-    "451000384dbb4000ff7043440a320002e0000012210714070001"
-    "42c1ce8912f4f8e46f936b627ad0f617530fc084072afce8ce2142183a0d",
-    "45100038877e4000ff7009810a320002e0000012210714070001"
-    "be50055088982a29c9520711109393d60b7ab81ab2324775327f97a35861",
-    "45100038344b4000ff705cb40a320002e0000012210714070001"
-    "d30125707ee493889c40bed125c40267610a0c3f045441a7a12b731e7545",
+    (
+        "451000384dbb4000ff7043440a320002e0000012210714070001"
+        "42c1ce8912f4f8e46f936b627ad0f617530fc084072afce8ce2142183a0d"
+    ),
+    (
+        "45100038877e4000ff7009810a320002e0000012210714070001"
+        "be50055088982a29c9520711109393d60b7ab81ab2324775327f97a35861"
+    ),
+    (
+        "45100038344b4000ff705cb40a320002e0000012210714070001"
+        "d30125707ee493889c40bed125c40267610a0c3f045441a7a12b731e7545"
+    ),
 ]
 # tcpdump -x of keepalived 2.2.7, vrrp_version 3, advert_int 1.
 KEEPALIVED = "45c0002000010000ff70d0670a320001e00000123107c8010064113b0a320064"
@@ -146,7 +152,11 @@ def test_any_flipped_bit_makes_carp_unbelievable(
     st.booleans(),
 )
 def test_vrrp_round_trip(
-    vrid: int, priority: int, interval: int, addresses: tuple, signed: bool
+    vrid: int,
+    priority: int,
+    interval: int,
+    addresses: tuple[IPAddress, ...],
+    signed: bool,  # noqa: FBT001 - drawn
 ) -> None:
     advert = VrrpAdvert(vrid, priority, interval, addresses)
     source = addresses[0]

@@ -57,7 +57,8 @@ SEND_ERRORS = 3
 SEND_ERROR_DEMOTION = 240
 # Neighbours are told again at most this often while two masters shout, in seconds.
 ANNOUNCE_EVERY = 0.5
-# A claim is answered at once if our last advert is older than this share of an interval.
+# A claim is answered at once when our last advert is older than this share of an
+# interval.
 ASSERT_SHARE = 4
 
 

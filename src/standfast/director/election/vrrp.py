@@ -47,7 +47,8 @@ DEAD_RATIO = 3  # intervals without an advert; fixed by the RFC
 CENTISECOND = 0.01
 # Neighbours are told again at most this often while two masters shout, in seconds.
 ANNOUNCE_EVERY = 0.5
-# A claim is answered at once if our last advert is older than this share of an interval.
+# A claim is answered at once when our last advert is older than this share of an
+# interval.
 ASSERT_SHARE = 4
 
 

@@ -30,6 +30,8 @@ from standfast.director.bgp import (
     prefix_of,
     wanted,
 )
+from standfast.director.election.bgp import BgpElection
+from standfast.director.election.model import Role
 from standfast.director.model import Address
 
 if TYPE_CHECKING:
@@ -198,6 +200,79 @@ def test_leaving_without_exabgp_is_an_error(tmp_path: Path) -> None:
             await speaker.stop()
 
     asyncio.run(scenario())
+
+
+def has(election: BgpElection, role: Role) -> Callable[[], bool]:
+    return lambda: election.role is role
+
+
+class Rules:
+    """A data plane that remembers when its guard came off."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+
+    async def guard_off(self) -> None:
+        self.heard.append("guard off")
+
+
+def test_a_rank_becomes_a_route_and_no_rank_none(tmp_path: Path) -> None:
+    """Rules first; unfit leaves in two steps; a clean stop as well."""
+    path = tmp_path / "bgp.sock"
+
+    async def scenario() -> tuple[list[str], list[Role]]:
+        relay, seen = Relay(), []
+        speaker = BgpSpeaker(path, [VIRTUAL], shift=0.02)
+        election = BgpElection(speaker, Rules(relay.heard))
+        listener = election.events()
+        await election.start()
+        talk = asyncio.create_task(relay.talk(path))
+        await speaker.connected.wait()
+        for rank, role in ((254, Role.MASTER), (0, Role.BACKUP), (100, Role.MASTER)):
+            election.set_rank(rank, "as told")
+            await until(has(election, role))
+        await election.stop(handover=True)
+        seen = [change.role async for change in listener]
+        await talk
+        return relay.heard, seen
+
+    heard, seen = asyncio.run(scenario())
+    route = "announce route 192.0.2.10/32 next-hop self med"
+    worse = f"{route} 10000 community [ 65535:0 ]"
+    gone = "withdraw route 192.0.2.10/32"
+
+    assert [
+        "guard off",
+        f"{route} 100",
+        worse,
+        gone,
+        "guard off",
+        f"{route} 254",
+        worse,
+        gone,
+    ] == heard
+    assert [Role.BACKUP, Role.MASTER, Role.BACKUP, Role.MASTER, Role.BACKUP] == seen
+
+
+def test_a_stop_without_handover_leaves_the_routes(tmp_path: Path) -> None:
+    path = tmp_path / "bgp.sock"
+
+    async def scenario() -> list[str]:
+        relay = Relay()
+        speaker = BgpSpeaker(path, [VIRTUAL], shift=0.02)
+        election = BgpElection(speaker, Rules([]))
+        await election.start()
+        talk = asyncio.create_task(relay.talk(path))
+        await speaker.connected.wait()
+        election.set_rank(254, "as told")
+        await until(lambda: election.role is Role.MASTER)
+        await election.stop(handover=False)
+        await talk
+        return relay.heard
+
+    assert ["announce route 192.0.2.10/32 next-hop self med 100"] == asyncio.run(
+        scenario()
+    )
 
 
 # --- a real router

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 ProbeKind = Literal["tcp", "http", "https", "haproxy", "agent", "command"]
-ElectionKind = Literal["none", "external", "carp", "vrrp", "freebsd-carp"]
+ElectionKind = Literal["none", "external", "carp", "vrrp", "freebsd-carp", "bgp"]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +134,8 @@ class ElectionSection(Section, frozen=True):
         addresses: further ones that move along, as 10.60.0.1/24@eth1; the virtual
             addresses always do.
         hold: seconds of health before a better rank is announced again.
+        relay: for bgp, the socket that ExaBGP's bgp_relay connects to.
+        communities: for bgp, sent with every route, as 65001:100.
     """
 
     kind: ElectionKind = "none"
@@ -144,6 +146,8 @@ class ElectionSection(Section, frozen=True):
     priority: int = 100
     addresses: tuple[str, ...] = ()
     hold: str = "2s"
+    relay: str = "/run/standfast-bgp.sock"
+    communities: tuple[str, ...] = ()
 
 
 class PeerSection(Section, frozen=True):

@@ -69,6 +69,8 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
         # Cleared by a reboot, as the kernel's demotion is.
         notes = freebsd.NoteFile(Path(config.file.socket).with_suffix(".demotion"))
         return freebsd.FreebsdCarp(host, kernel_group(config), notes, SystemClock())
+    if section.kind == "bgp":
+        return _open_bgp(config, plane)
     from standfast.director.election import opening  # noqa: PLC0415 - Linux only
 
     card = section.interface or config.file.front
@@ -88,6 +90,19 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
         ticks = max(1, round(seconds * 100))
         return opening.open_vrrp(settings, ticks, host=host, plane=plane)
     return opening.open_carp(settings, max(1, round(seconds)), host=host, plane=plane)
+
+
+def _open_bgp(config: Config, plane: Plane) -> Election:
+    from standfast.director.bgp import BgpSpeaker  # noqa: PLC0415
+    from standfast.director.election.bgp import BgpElection  # noqa: PLC0415
+
+    section = config.file.election
+    speaker = BgpSpeaker(
+        Path(section.relay),
+        [virtual for service in config.services for virtual in service.virtual],
+        communities=section.communities,
+    )
+    return BgpElection(speaker, plane)
 
 
 def kernel_group(config: Config) -> tuple[tuple[str, int], ...]:

@@ -18,6 +18,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from standfast.director.election.broadcast import Broadcast
 from standfast.director.election.freebsd_output import (
     MULTICAST,
     Vhid,
@@ -194,7 +195,7 @@ class FreebsdCarp:
         # reason to move an address.
         self._rank: int | None = None
         self._due = asyncio.Event()
-        self._listeners: list[asyncio.Queue[RoleChange | None]] = []
+        self._changes = Broadcast()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self.problem = ""
@@ -223,12 +224,9 @@ class FreebsdCarp:
         self._rank = rank
         self._due.set()
 
-    async def events(self) -> AsyncIterator[RoleChange]:
-        """Yield every change of role from now on; see Election."""
-        queue: asyncio.Queue[RoleChange | None] = asyncio.Queue()
-        self._listeners.append(queue)
-        while (change := await queue.get()) is not None:
-            yield change
+    def events(self) -> AsyncIterator[RoleChange]:
+        """Return changes of role; see Election."""
+        return self._changes.listen()
 
     async def stop(self, *, handover: bool) -> None:
         """Follow no more; with ``handover`` demote and wait for the kernel.
@@ -244,8 +242,7 @@ class FreebsdCarp:
         if handover:
             await asyncio.to_thread(self._demote, DEMOTION)
             await self._until_left()
-        for queue in self._listeners:
-            queue.put_nowait(None)
+        self._changes.close()
 
     async def _until_left(self) -> None:
         for _ in range(int(HANDOVER_S / POLL_S)):
@@ -315,9 +312,7 @@ class FreebsdCarp:
         if role is self._role:
             return
         self._role = role
-        change = RoleChange(role, sentence, self._clock.monotonic())
-        for queue in self._listeners:
-            queue.put_nowait(change)
+        self._changes.tell(RoleChange(role, sentence, self._clock.monotonic()))
 
 
 def judge(held: Sequence[Vhid]) -> tuple[Role, str]:

@@ -46,6 +46,7 @@ defaults
   timeout server 60s
   timeout tunnel 60s
   option idle-close-on-response
+  option http-no-delay
 frontend web
   mode http
   bind {ip}:80

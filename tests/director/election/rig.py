@@ -225,7 +225,7 @@ class Pings:
 
 
 def keepalived(
-    net: Net, space: Space, folder: Path, priority: int, *, centiseconds: int = 10
+    net: Net, space: Space, folder: Path, priority: int, *, address: str = VIP
 ) -> Peer:
     """Start a keepalived that speaks VRRPv3 for the same address."""
     need("keepalived")
@@ -241,8 +241,8 @@ vrrp_instance director {{
   interface eth0
   virtual_router_id 7
   priority {priority}
-  advert_int {centiseconds / 100}
-  virtual_ipaddress {{ {VIP}/32 dev eth0 }}
+  advert_int 0.1
+  virtual_ipaddress {{ {address}/{128 if ":" in address else 32} dev eth0 }}
 }}
 """)
     config.chmod(0o644)

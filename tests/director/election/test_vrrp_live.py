@@ -223,3 +223,23 @@ def test_a_partition_with_keepalived_ends_with_one_holder(
     time.sleep(1.0)
     assert net.holders() == ["a"]
     assert len(first.find("role")) == 2
+
+
+def test_ipv6_with_keepalived(net: Net, tmp_path: Path) -> None:
+    """Both ways: ours serves, stops, and leaves no more to keepalived than it takes."""
+    first = net.ours(net.a, kind="vrrp", pace=10, rank=200, addresses=[VIP6])
+    first.wait_role("master")
+    theirs = keepalived(net, net.b, tmp_path, 100, address=VIP6)
+    time.sleep(1.5)
+    assert net.holders(VIP6) == ["a"]
+    at = time.monotonic()
+    first.tell("stop")
+    wait_until(lambda: net.holders(VIP6) == ["b"], "keepalived alone", 3)
+    report("IPv6: ours stopped -> keepalived the only holder", time.monotonic() - at)
+    again = net.ours(net.a, kind="vrrp", pace=10, rank=50, addresses=[VIP6])
+    time.sleep(1.0)
+    assert again.role() == "backup"
+    at = theirs.kill()
+    taken = again.wait_role("master", 2) - at
+    report("IPv6: keepalived kill -9 -> ours master", taken)
+    assert taken < BAR

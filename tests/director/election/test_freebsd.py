@@ -333,6 +333,47 @@ def test_a_clean_stop_hands_over_and_a_new_daemon_takes_the_demotion_back() -> N
     assert 0 == machine.kernel.level
 
 
+@pytest.mark.parametrize("death", ["before", "after"])
+def test_a_death_at_the_sysctl_is_put_right_by_the_next_daemon(death: str) -> None:
+    """The note comes first; whether the kernel took the sum is read from the sum."""
+
+    class Deadly(FreebsdMachine):
+        armed = True
+
+        def run(self, argv: Sequence[str], **keywords: Any) -> Result:
+            if self.armed and "demotion=" in argv[1]:
+                self.armed = False
+                if death == "after":
+                    super().run(argv, **keywords)
+                raise MemoryError("the daemon dies here")
+            return super().run(argv, **keywords)
+
+    machine, notes = Deadly(skews={"em0": 0, "em1": 0}), MemoryNotes()
+
+    async def first() -> None:
+        election = FreebsdCarp(machine, GROUP, notes, SystemClock())
+        election.set_rank(0, "unfit")
+        await election.start()
+        await asyncio.sleep(0.1)
+        await election.stop(handover=False)
+
+    async def second(rank: int, role: Role) -> None:
+        election = FreebsdCarp(machine, GROUP, notes, SystemClock())
+        election.set_rank(rank, "anew")
+        await election.start()
+        await asyncio.sleep(0.1)
+        await until(role, election)
+        await election.stop(handover=False)
+
+    with pytest.raises(MemoryError):
+        asyncio.run(first())
+    assert (0, DEMOTION) == (notes.note.ours, notes.note.following)
+    asyncio.run(second(0, Role.BACKUP))
+    assert DEMOTION == machine.kernel.level
+    asyncio.run(second(254, Role.MASTER))
+    assert 0 == machine.kernel.level
+
+
 def test_without_preempt_nothing_starts() -> None:
     """A rank that cannot move the address must not pretend to."""
     machine = FreebsdMachine(preempt=0)

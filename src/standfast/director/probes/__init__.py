@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import ssl
 from typing import TYPE_CHECKING, Protocol
 
 from standfast.director.health import Outcome, Verdict
@@ -47,9 +49,14 @@ async def ask(probe: Probe, deadline: float) -> Outcome:
             return await probe.check()
     except TimeoutError:
         return Outcome(Verdict.FAIL, f"no answer within {deadline * 1000:.0f} ms")
+    except ssl.SSLError as error:
+        # An OSError whose number is OpenSSL's, and means another thing.
+        return Outcome(Verdict.FAIL, f"tls: {error.reason or error}".lower())
     except OSError as error:
         verdict = Verdict.UNKNOWN if error.errno in OURS else Verdict.FAIL
-        return Outcome(verdict, (error.strerror or str(error) or "error").lower())
+        # asyncio puts its own words, with the address, where strerror's belong.
+        words = os.strerror(error.errno) if error.errno else str(error)
+        return Outcome(verdict, words.lower())
     except (ValueError, EOFError) as error:
         return Outcome(Verdict.FAIL, str(error) or "answer cut short")
 

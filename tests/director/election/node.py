@@ -14,10 +14,16 @@ import os
 import sys
 import time
 from ipaddress import ip_address
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from standfast.director.election.external import ExternalElection
 from standfast.director.election.opening import GroupSettings, open_carp, open_vrrp
+from standfast.director.election.speaker import Speaker
 from standfast.host.local import LocalHost
+
+if TYPE_CHECKING:
+    from standfast.director.election import Election
 
 
 def say(**words: object) -> None:
@@ -30,8 +36,14 @@ async def run(wish: dict[str, Any]) -> None:
         wish[name] = tuple(map(ip_address, wish.get(name, ())))
     wish["key"] = str(wish.get("key", "")).encode()
     host = LocalHost()
-    opened = open_vrrp if kind == "vrrp" else open_carp
-    election = opened(GroupSettings(**wish), pace, host=host)
+    election: Election
+    if kind == "external":
+        election = ExternalElection(
+            wish["addresses"], rank_file=Path(wish["rank_file"])
+        )
+    else:
+        opened = open_vrrp if kind == "vrrp" else open_carp
+        election = opened(GroupSettings(**wish), pace, host=host)
     changes = election.events()
 
     async def report() -> None:
@@ -48,7 +60,7 @@ async def run(wish: dict[str, Any]) -> None:
         match line:
             case ["rank", rank]:
                 election.set_rank(int(rank), "the test said so")
-            case ["refused"]:
+            case ["refused"] if isinstance(election, Speaker):
                 say(refused={k.name: v for k, v in election.refused.items()})
             case ["stop"]:
                 await election.stop(handover=True)

@@ -225,18 +225,30 @@ class Pings:
 
 
 def keepalived(
-    net: Net, space: Space, folder: Path, priority: int, *, address: str = VIP
+    net: Net,
+    space: Space,
+    folder: Path,
+    priority: int,
+    *,
+    address: str = VIP,
+    rank_file: Path | None = None,
 ) -> Peer:
     """Start a keepalived that speaks VRRPv3 for the same address."""
     need("keepalived")
     config = folder / f"keepalived-{space.port}.conf"
     pids = folder / f"pids-{space.port}-{next(COUNT)}"
+    track = tracked = ""
+    if rank_file is not None:
+        track = f'vrrp_track_file rank {{\n file "{rank_file}"\n weight 1\n}}'
+        tracked = "track_file {\n rank\n }"
     config.write_text(f"""
 global_defs {{
   vrrp_version 3
   vrrp_garp_master_delay 1
 }}
+{track}
 vrrp_instance director {{
+  {tracked}
   state BACKUP
   interface eth0
   virtual_router_id 7

@@ -243,3 +243,11 @@ def test_ipv6_with_keepalived(net: Net, tmp_path: Path) -> None:
     taken = again.wait_role("master", 2) - at
     report("IPv6: keepalived kill -9 -> ours master", taken)
     assert taken < BAR
+
+
+def test_addresses_of_both_families_move_together(net: Net) -> None:
+    first, second = pair(net, addresses=[VIP, VIP6])
+    wait_until(lambda: net.holders(VIP6) == net.holders() == ["a"], "both addresses")
+    first.tell("stop")
+    second.wait_role("master", 1)
+    wait_until(lambda: net.holders(VIP6) == net.holders() == ["b"], "both to move", 1)

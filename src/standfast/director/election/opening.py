@@ -39,7 +39,10 @@ class GroupSettings:
     Attributes:
         interface: the clients' side.
         group: vhid or vrid, 1..255; unique on the segment over both protocols.
-        addresses: the virtual addresses, all of one family.
+        addresses: the virtual addresses. Adverts are spoken in the family of
+            ``source`` (IPv4 unless all are of IPv6); VRRP adverts name those of that
+            family, and the others move along, as with keepalived's
+            virtual_ipaddress_excluded.
         source: our own address on the interface; found out unless given.
         peers: whose adverts are heard; everybody's if empty.
         key: CARP's passphrase, or the key of signed VRRP adverts.
@@ -87,9 +90,10 @@ def open_vrrp(
         )
     kind = "vrrp-signed" if settings.ours_only else "vrrp"
     source = _source(settings, host)
-    config = vrrp.VrrpConfig(
-        settings.group, interval, source, settings.addresses, settings.margin
-    )
+    named = tuple(a for a in settings.addresses if a.version == source.version)
+    if not named:
+        raise UsageError(f"no virtual address is of the family of {source}")
+    config = vrrp.VrrpConfig(settings.group, interval, source, named, settings.margin)
     machine = Machine(
         vrrp.initial(config),
         step=partial(vrrp.step, config),
@@ -186,12 +190,11 @@ def _source(settings: GroupSettings, host: Host) -> IPAddress:
 
     IPv6 adverts come from a link-local address (RFC 5798 section 5.1.2.1).
     """
-    families = {a.version for a in settings.addresses}
-    if len(families) != 1:
-        raise UsageError("the addresses of one group must be of one family")
     if settings.source is not None:
         return settings.source
-    version = families.pop()
+    if not settings.addresses:
+        raise UsageError("an election needs a virtual address")
+    version = min(a.version for a in settings.addresses)
     here = IpAddresses(host, settings.interface).present_now()
     own = sorted(
         (a for a in here - set(settings.addresses) if a.version == version),

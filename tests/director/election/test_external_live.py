@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import wait_until
 from director.election.rig import Net, keepalived
 
 if TYPE_CHECKING:

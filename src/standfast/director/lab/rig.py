@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -118,6 +117,7 @@ class Rig:
         self._prefix = f"sfl{os.getpid()}"
         self._spaces: list[str] = []
         self._processes: dict[str, Process] = {}
+        self._started: list[Process] = []
 
     def build(self) -> None:
         """Make the namespaces, cables and servers; no director yet.
@@ -150,11 +150,8 @@ class Rig:
 
     def close(self) -> None:
         """Remove everything."""
-        for process in self._processes.values():
-            if process.alive():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGCONT)
-                process.destroy()
+        for process in self._started:
+            process.destroy()
         for space in self._spaces:
             with contextlib.suppress(StandfastError):
                 pids = self.host.run(["ip", "netns", "pids", space]).stdout.split()
@@ -177,6 +174,7 @@ class Rig:
         """Start a program in a namespace, known as ``key`` from now on."""
         process = self.host.spawn(["ip", "netns", "exec", self.space(space), *argv])
         self._processes[key] = process
+        self._started.append(process)
         return process
 
     def pid(self, key: str) -> int:

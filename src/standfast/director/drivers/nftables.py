@@ -486,8 +486,9 @@ def _inet(kind: str, wanted: Wanted, maps: Maps) -> list[str]:
         lines += _block(
             "set", f"b_{name}", [f"type {both}", f"elements = {{ {back} }}"]
         )
-        key = f"typeof jhash {kind} saddr . {virtual.proto} sport "
-        key += f"mod {service.slots} seed {service.seed:#x} : "
+        # The same 32-bit number as jhash's; but `nft list ruleset` of nft 1.0.6 dies
+        # of a map that is declared by jhash itself.
+        key = f"typeof numgen inc mod {service.slots} : "
         if service.mode == "nat":
             key += f"{kind} daddr . {virtual.proto} dport; size {service.slots}"
             chains.nat(service, number, virtual)
@@ -589,8 +590,7 @@ def _netdev(wanted: Wanted, maps: Maps) -> list[str]:
     rules = [f'type filter hook ingress device "{wanted.front}" priority 0;']
     for service, number, virtual in _mine(wanted, "netdev"):
         kind = FAMILIES[virtual.family]
-        key = f"typeof jhash {kind} saddr . {virtual.proto} sport "
-        key += f"mod {service.slots} seed {service.seed:#x} : ether daddr"
+        key = f"typeof numgen inc mod {service.slots} : ether daddr"
         name = f"m_{service.name}_{number}"
         lines += _map(
             name, f"{key}; size {service.slots}", maps.get(("netdev", name), {})

@@ -79,7 +79,6 @@ def test_one_result_is_no_state() -> None:
     assert next_interval(health, UNDAMPED) == UNDAMPED.fast
 
 
-
 def test_a_flapping_backend_is_held_back_and_let_in_later() -> None:
     pace = Pace(rise=1, fall=1, damp_limit=3, damp_half_life=10)
     health = Health()

@@ -37,6 +37,11 @@ def drain(arguments: argparse.Namespace) -> int:
     deadline = parse_duration(arguments.deadline) if arguments.deadline else None
     start = clock.monotonic()
     left = _left(arguments)
+    if left is None and (arguments.wait or deadline is not None):
+        raise StandfastError(
+            f"{arguments.backend} drains, but nobody can tell how many are left",
+            hint="connections are counted in mode nat, with conntrack installed",
+        )
     told = None
     while (arguments.wait or deadline is not None) and left:
         if left != told:

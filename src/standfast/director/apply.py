@@ -372,10 +372,16 @@ class Daemon:
     async def _count(self, names: Any) -> None:  # noqa: ANN401 - from JSON
         for name in names if isinstance(names, list) else self.state.backends:
             backend = self.state.backends.get(name)
-            if backend is not None:
+            if backend is not None and not self._tracked(str(name)):
+                self.left[name] = None
+            elif backend is not None:
                 with contextlib.suppress(Exception):
                     count = await asyncio.to_thread(self.driver.connections, backend)
                     self.left[name] = count
+
+    def _tracked(self, name: str) -> bool:
+        """Return whether conntrack sees all flows of a backend: mode nat alone."""
+        return all(s.mode == "nat" for s in self.state.services if name in s.backends)
 
     async def _where(self, text: str) -> list[dict[str, Any]]:
         try:

@@ -98,6 +98,8 @@ class _Page:
                 await self._plain(writer, path)
         except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError):
             pass  # who asked has gone, or asked nothing
+        except asyncio.CancelledError:
+            pass  # the daemon ends; asyncio's streams would log that as a fault
         finally:
             writer.close()
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-tune setup system clean
+.PHONY: demo demo-director test check bench bench-tune setup system clean
 
 setup: system $(VENV)/ready
 
@@ -18,6 +18,9 @@ $(VENV)/ready: pyproject.toml
 demo: setup
 	$(BIN)/python tools/demo.py
 
+demo-director: setup
+	$(BIN)/standfast director lab
+
 test: setup
 	$(BIN)/python -m pytest
 
@@ -29,6 +32,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python bench/backup.py
+	$(BIN)/python bench/director.py
 
 bench-tune: setup
 	$(BIN)/python bench/tune.py

@@ -1,0 +1,177 @@
+"""``director run`` and ``director check``."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import logging.handlers
+import os
+import random  # noqa: TID251 - drawn here, handed on
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from standfast.clock import SystemClock
+from standfast.console import Console
+from standfast.director import plan
+from standfast.director.apply import Daemon
+from standfast.director.config import parse_config
+from standfast.director.drivers import open_driver
+from standfast.director.model import Wanted, digest
+from standfast.director.notify import Notifier
+from standfast.director.opening import (
+    Teller,
+    inner_addresses,
+    inner_cards,
+    open_election,
+)
+from standfast.director.page import serve_page
+from standfast.director.plane import Plane
+from standfast.errors import StandfastError, UsageError
+from standfast.host.local import LocalHost
+
+if TYPE_CHECKING:
+    import argparse
+
+    from standfast.director.config import Config
+
+log = logging.getLogger("standfast.director")
+
+
+def read_config(path: str) -> Config:
+    """Return the configuration in a file.
+
+    Raises:
+        UsageError: it cannot be read, or is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"cannot read {path}: {reason.lower()}") from None
+    return parse_config(text, path)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the daemon until it is told to stop."""
+    _log_to(arguments)
+    config = read_config(arguments.config)
+    host = LocalHost()
+    driver = open_driver(config.file.driver, host)
+    capabilities = driver.detect()
+    if capabilities.missing:
+        raise StandfastError("; ".join(capabilities.missing))
+    plane = partial(
+        Plane,
+        driver,
+        guard=config.file.election.kind != "none",
+        inner=inner_cards(config, host),
+        tell=Teller(inner_addresses(config)),
+    )
+    daemon = Daemon(
+        config,
+        reread=lambda: read_config(arguments.config),
+        driver=driver,
+        host=host,
+        clock=SystemClock(),
+        chance=random.Random(),  # noqa: S311 - jitter, no secret
+        notifier=Notifier(os.environ),
+        plane=plane,
+    )
+    # What was made at the start lives for ever; collecting it would delay probes.
+    gc.freeze()
+    try:
+        asyncio.run(_live(daemon, host))
+    finally:
+        host.close()
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Say whether the configuration holds here, and show the rules."""
+    config = read_config(arguments.config)
+    driver = open_driver(config.file.driver, LocalHost())
+    can = driver.detect()
+    state = plan.step(
+        plan.State(),
+        plan.Configured(
+            config.services, config.backends, config.paces, config.policy, 0.0
+        ),
+    ).state
+    wanted = Wanted(
+        config.services,
+        config.backends,
+        plan.tables(state),
+        guard=False,
+        front=config.file.front,
+        back=config.file.back,
+    )
+    lacks = sorted({s.mode for s in config.services} - set(can.modes))
+    missing = [*can.missing, *(f"mode {mode} does not work here" for mode in lacks)]
+    rules = ""
+    if not missing:
+        observed = driver.observe(wanted)
+        blank = type(observed)(present=False)
+        rules = "\n".join(change.command for change in driver.plan(blank, wanted))
+    document = {
+        "configuration": "good",
+        "driver": can.driver,
+        "version": can.version,
+        "modes": list(can.modes),
+        "notes": list(can.notes),
+        "missing": missing,
+        "digest": digest(wanted),
+        "rules": rules,
+    }
+    console = Console("json" if arguments.json else "text", arguments.verbose)
+    lines = [f"{arguments.config} is good; {can.driver} here: {can.version or 'none'}"]
+    lines += [f"  {note}" for note in can.notes]
+    lines += [f"  missing: {note}" for note in missing]
+    console.result(document, "\n".join([*lines, rules]))
+    return 1 if missing else 0
+
+
+async def _live(daemon: Daemon, host: LocalHost) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    loop.add_signal_handler(signal.SIGHUP, partial(_reload, daemon))
+    listen = daemon.config.file.status.listen
+    page = await serve_page(listen, daemon) if listen else None
+    try:
+        await daemon.run(lambda plane: open_election(daemon.config, plane, host))
+    finally:
+        if page is not None:
+            page.close()
+
+
+def _reload(daemon: Daemon) -> None:
+    try:
+        daemon.reload()
+    except StandfastError as error:
+        daemon.say(f"the configuration is refused, the old one stays: {error.message}")
+
+
+def _log_to(arguments: argparse.Namespace) -> None:
+    handler: Any = logging.StreamHandler(sys.stderr)
+    form = "%(asctime)s %(levelname)s %(message)s"
+    if arguments.syslog:
+        handler = logging.handlers.SysLogHandler("/dev/log")
+        form = "standfast-director: %(message)s"
+    elif "JOURNAL_STREAM" in os.environ:
+        form = "%(message)s"
+        handler.addFilter(_journal)
+    handler.setFormatter(logging.Formatter(form))
+    root = logging.getLogger("standfast")
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+
+
+def _journal(row: logging.LogRecord) -> bool:
+    """Open a line with <N>, by which the journal knows its weight (sd-daemon(3))."""
+    weight = 3 if row.levelno >= logging.ERROR else 4
+    row.msg = f"<{6 if row.levelno <= logging.INFO else weight}>{row.msg}"
+    return True

@@ -1,0 +1,1 @@
+"""The network layer before a farm of HAProxy: probe, decide, steer, elect."""

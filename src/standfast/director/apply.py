@@ -1,0 +1,455 @@
+"""The daemon: probes in, decisions through ``plan.step``, changes out.
+
+One event loop. Everything that decides is in plan.py; here results are fetched at
+their times, orders taken, and what was decided is handed to the data plane and the
+election. It is never in the packets' way: when it dies the kernel goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from standfast.director import plan, record
+from standfast.director.control import ControlError, serve
+from standfast.director.election.model import Role
+from standfast.director.election.rank import Agreement, Fitness, RankPolicy, RankState
+from standfast.director.election.rank import step as rank_step
+from standfast.director.health import next_interval
+from standfast.director.maglev import slot_of
+from standfast.director.model import BackendState, Wanted, digest, parse_address
+from standfast.director.peer_channel import PeerStatus
+from standfast.director.peering import Peering
+from standfast.director.probes import ask, open_probe
+from standfast.units import parse_duration
+
+if TYPE_CHECKING:
+    import random  # noqa: TID251 - the type; the values are handed in
+    from collections.abc import Callable
+
+    from standfast.clock import Clock
+    from standfast.director.config import Config
+    from standfast.director.drivers import Driver
+    from standfast.director.election import Election
+    from standfast.director.notify import Notifier
+    from standfast.director.plane import Plane
+    from standfast.director.probes import Probe
+    from standfast.host import Host
+
+log = logging.getLogger("standfast.director")
+
+RANK_EVERY = 0.5  # seconds between two reviews of our rank
+JITTER = 0.05  # of an interval, so that directors do not fall into step
+LATE_KEPT = 4096  # how many probes' lateness is remembered
+
+
+class Daemon:
+    """One director.
+
+    Args:
+        config: what it shall do.
+        reread: reads the configuration again; raises what is wrong with it.
+        driver: the data plane.
+        host: where command probes run.
+        clock: wall time.
+        chance: for jitter.
+        notifier: the supervisor.
+        plane: makes the hand on the data plane from what is wanted.
+
+    Attributes:
+        sentences: the last decisions, newest last, as (time, sentence).
+        late: by how many seconds the last probes started late.
+        probed: probes so far.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reread: Callable[[], Config],
+        driver: Driver,
+        host: Host,
+        clock: Clock,
+        chance: random.Random,
+        notifier: Notifier,
+        plane: Callable[[Callable[[], Wanted]], Plane],
+    ) -> None:
+        self.config = config
+        self.driver = driver
+        self.sentences: deque[tuple[float, str]] = deque(maxlen=50)
+        self.late: deque[float] = deque(maxlen=LATE_KEPT)
+        self.probed = 0
+        self.state = plan.State()
+        self.rank = RankState()
+        self.left: dict[str, int | None] = {}
+        self._reread = reread
+        self._host = host
+        self._clock = clock
+        self._chance = chance
+        self._notifier = notifier
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self.election: Election | None = None
+        self.plane = plane(self._wanted)
+        self.peering: Peering | None = None
+        if config.file.peer.address:
+            self.peering = Peering(
+                config.file.peer,
+                clock=clock,
+                host=host,
+                say=self.say,
+                mark=self.plane.mark,
+            )
+
+    async def run(self, election: Callable[[Plane], Election]) -> None:
+        """Run until ``stop``; hand over, and leave the rules where they are.
+
+        Raises:
+            StandfastError: the start failed; nothing was changed but what a former
+                run had already set.
+        """
+        await self._take_up()
+        server = await serve(self.config.file.socket, self.answer)
+        self.election = election(self.plane)
+        workers = [
+            asyncio.create_task(work)
+            for work in (
+                self.plane.work(parse_duration(self.config.file.reconcile)),
+                self._rank(),
+                self._beat(),
+                self._follow(),
+            )
+        ]
+        try:
+            await self.plane.settle()
+            if self.peering is not None:
+                await self.peering.start()
+                workers.append(asyncio.create_task(self.peering.work(self._own)))
+            await self.election.start()
+            self._start_probes()
+            self._notifier.tell("READY=1")
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stopping, *workers], return_when="FIRST_COMPLETED")
+            for worker in workers:
+                if worker.done():
+                    worker.result()
+        finally:
+            self._notifier.tell("STOPPING=1")
+            await self.election.stop(handover=True)
+            await self.plane.finish()
+            server.close()
+            if self.peering is not None:
+                await self.peering.stop()
+            for task in [*workers, *self._tasks.values()]:
+                task.cancel()
+            await asyncio.gather(
+                *workers, *self._tasks.values(), return_exceptions=True
+            )
+
+    def stop(self) -> None:
+        """End in good order."""
+        self._stop.set()
+
+    def reload(self) -> str:
+        """Read the configuration anew; what is wrong with it changes nothing.
+
+        Raises:
+            StandfastError: it is wrong.
+        """
+        config = self._reread()
+        old, self.config = self.config, config
+        if config.file.election != old.file.election:
+            self.say("the election's settings count from the next start")
+        self._event(self._configured(config))
+        self._start_probes()
+        return "the configuration was read"
+
+    def say(self, sentence: str) -> None:
+        """Log a decision, and keep it for the status."""
+        self.sentences.append((self._clock.now(), sentence))
+        log.info("%s", sentence)
+        self._changed.set()
+
+    async def changed(self) -> None:
+        """Return at the next decision."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request of the control socket.
+
+        Raises:
+            StandfastError: it was refused.
+        """
+        match request.get("do"):
+            case "status":
+                await self._count(request.get("backends"))
+                return self.status()
+            case "drain" | "undrain" | "disable" as order:
+                return {"sentence": self._order(order, request)}
+            case "kill":
+                backend = self._backend(request)
+                count = await asyncio.to_thread(self.driver.kill, backend)
+                self.say(f"{backend.name}: {count} connections were cut")
+                return {"cut": count}
+            case "where":
+                return {"places": await self._where(request["client"])}
+            case "reload":
+                return {"sentence": self.reload()}
+        raise ControlError(f"there is no request {request.get('do')!r}")
+
+    def status(self) -> dict[str, Any]:
+        """Return all that there is to see; see docs/director.md for the fields."""
+        wanted = self.plane.wanted()
+        role = self.election.role if self.election else Role.INIT
+        return {
+            "name": self.config.file.name,
+            "role": role.value,
+            "rank": self.rank.rank,
+            "reason": self.rank.reason,
+            "guard": self.plane.guard,
+            "digest": digest(wanted),
+            "trouble": self.plane.trouble,
+            "transactions": self.plane.applied,
+            "probes": self.probed,
+            "now": self._clock.now(),
+            "peer": self._peer_row(),
+            "services": [self._service_row(s, wanted) for s in wanted.services],
+            "backends": [self._backend_row(name) for name in self.state.backends],
+            "sentences": [list(pair) for pair in self.sentences],
+        }
+
+    async def _take_up(self) -> None:
+        """Begin with what the kernel and the last run have left."""
+        self._event(self._configured(self.config))
+        for order in record.load(self.config.file.state):
+            self._event(order)
+        prepare = getattr(self.driver, "prepare", None)
+        wanted = self.plane.wanted()
+        if prepare is not None and self.config.file.sysctl:
+            await asyncio.to_thread(prepare, wanted)
+        observed = await asyncio.to_thread(self.driver.observe, wanted)
+        self.plane.adopt(observed)
+        members = {
+            name: frozenset(slots) - {""}
+            for name, slots in observed.table.items()
+            if any(slots)
+        }
+        if members:
+            self._event(plan.Inherited(members))
+
+    def _configured(self, config: Config) -> plan.Configured:
+        return plan.Configured(
+            config.services,
+            config.backends,
+            config.paces,
+            config.policy,
+            self._clock.now(),
+        )
+
+    def _wanted(self) -> Wanted:
+        return Wanted(
+            self.state.services,
+            self.state.backends,
+            plan.tables(self.state),
+            guard=False,
+            pins=self.peering.pins if self.peering else (),
+            front=self.config.file.front,
+            back=self.config.file.back,
+        )
+
+    def _event(self, event: plan.Event) -> plan.Step:
+        done = plan.step(self.state, event)
+        self.state = done.state
+        if done.sentence:
+            self.say(done.sentence)
+        if done.changes or isinstance(event, plan.Configured):
+            self.plane.mark()
+        return done
+
+    def _order(self, order: plan.Order, request: dict[str, Any]) -> str:
+        name = self._backend(request).name
+        force: Any = "force" if request.get("force") else ""
+        done = self._event(plan.Ordered(name, order, self._clock.now(), force))
+        if done.refused:
+            raise ControlError(done.sentence, hint="--force takes it out all the same")
+        record.save(self.config.file.state, self.state)
+        return done.sentence
+
+    def _backend(self, request: dict[str, Any]) -> Any:  # noqa: ANN401
+        name = str(request.get("backend", ""))
+        if name not in self.state.backends:
+            known = ", ".join(self.state.backends)
+            raise ControlError(f"there is no backend {name}", hint=f"one of: {known}")
+        return self.state.backends[name]
+
+    def _start_probes(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        count = max(1, len(self.config.backends))
+        self._tasks = {
+            name: asyncio.create_task(
+                self._probe(name, open_probe(self.config, name, self._host), at / count)
+            )
+            for at, name in enumerate(self.config.backends)
+        }
+
+    async def _probe(self, name: str, probe: Probe, phase: float) -> None:
+        """Ask one backend for ever; ``phase`` of an interval keeps probes apart."""
+        loop = asyncio.get_running_loop()
+        pace = self.config.paces[name]
+        deadline = self.config.probe(name).deadline_seconds()
+        due = loop.time() + phase * pace.interval
+        while True:
+            await asyncio.sleep(due - loop.time())
+            started = loop.time()
+            self.late.append(started - due)
+            outcome = await ask(probe, deadline)
+            self.probed += 1
+            self._event(plan.Probed(name, outcome, self._clock.now()))
+            interval = next_interval(self.state.entries[name].health, pace)
+            interval *= 1 + self._chance.uniform(-JITTER, JITTER)
+            # Start to start; a probe that outlasts its interval skips no beat.
+            due = max(started + interval, loop.time())
+
+    async def _rank(self) -> None:
+        policy = RankPolicy(
+            self.config.file.election.priority,
+            parse_duration(self.config.file.election.hold),
+        )
+        loop = asyncio.get_running_loop()
+        while True:
+            rank = rank_step(policy, self.rank, self._fitness(), loop.time())
+            if rank.rank != self.rank.rank:
+                self.say(f"rank {self.rank.rank} -> {rank.rank}: {rank.reason}")
+            if rank != self.rank and self.election is not None:
+                self.election.set_rank(rank.rank, rank.reason)
+            self.rank = rank
+            await asyncio.sleep(RANK_EVERY)
+
+    def _fitness(self) -> Fitness:
+        # Who was drained or disabled on purpose is missed by nobody.
+        counted = [
+            entry.health.state
+            for entry in self.state.entries.values()
+            if entry.admin is BackendState.UP
+        ]
+        loaded = self.plane.loaded()
+        down = sum(state is BackendState.DOWN for state in counted)
+        agreed = self.peering.agreement() if self.peering else Agreement.UNKNOWN
+        return Fitness(len(counted) - down, len(counted), loaded, agreed)
+
+    def _own(self) -> tuple[PeerStatus, Wanted]:
+        wanted = self.plane.wanted()
+        role = self.election.role if self.election else Role.INIT
+        said = self.sentences[-1][1] if self.sentences else ""
+        return PeerStatus(self.rank.rank, role.value, digest(wanted), said), wanted
+
+    async def _follow(self) -> None:
+        assert self.election is not None
+        moves_itself = self.config.file.election.kind in {"carp", "vrrp"}
+        async for change in self.election.events():
+            self.say(f"{change.role.value}: {change.sentence}")
+            if not moves_itself and self.config.file.election.kind != "none":
+                await self._follow_role(change.role)
+
+    async def _follow_role(self, role: Role) -> None:
+        if role is Role.MASTER:
+            await self.plane.guard_off()
+        elif not self.plane.guard:
+            await self.plane.guard_on()
+            await self.plane.flush()
+
+    async def _beat(self) -> None:
+        while True:
+            self._notifier.tell("WATCHDOG=1")
+            await asyncio.sleep(self._notifier.interval or 3600)
+
+    async def _count(self, names: Any) -> None:  # noqa: ANN401 - from JSON
+        for name in names if isinstance(names, list) else self.state.backends:
+            backend = self.state.backends.get(name)
+            if backend is not None and not self._tracked(str(name)):
+                self.left[name] = None
+            elif backend is not None:
+                with contextlib.suppress(Exception):
+                    count = await asyncio.to_thread(self.driver.connections, backend)
+                    self.left[name] = count
+
+    def _tracked(self, name: str) -> bool:
+        """Return whether conntrack sees all flows of a backend: mode nat alone."""
+        return all(s.mode == "nat" for s in self.state.services if name in s.backends)
+
+    async def _where(self, text: str) -> list[dict[str, Any]]:
+        try:
+            client = parse_address(text)
+        except ValueError as error:
+            raise ControlError(str(error), hint="as in 198.51.100.7:51812") from None
+        table = plan.tables(self.state)
+        flows = getattr(self.driver, "flows", None)
+        found = []
+        for service in self.state.services:
+            for virtual in service.virtual:
+                if virtual.family != client.family:
+                    continue
+                slot = slot_of(client, service.slots, service.seed)
+                slots = table[service.name]
+                held = await asyncio.to_thread(flows, virtual) if flows else []
+                now = next((ip for who, ip in held if who == client), "")
+                found.append(
+                    {
+                        "service": service.name,
+                        "virtual": str(virtual),
+                        "slot": slot,
+                        "backend": slots[slot] if slots else "",
+                        "connected": now,
+                        "pinned": any(
+                            pin.client == client
+                            for pin in (self.plane.observed or self._wanted()).pins
+                        ),
+                    }
+                )
+        return found
+
+    def _peer_row(self) -> dict[str, Any] | None:
+        if self.peering is None:
+            return None
+        status = self.peering.status
+        return {
+            "here": status is not None,
+            "role": status.role if status else "",
+            "rank": status.rank if status else 0,
+            "agrees": self.peering.agreement().value,
+            "refused": self.peering.refused,
+            "pins": len(self.peering.pins),
+        }
+
+    def _service_row(self, service: Any, wanted: Wanted) -> dict[str, Any]:  # noqa: ANN401
+        slots = wanted.table[service.name]
+        return {
+            "name": service.name,
+            "virtual": [str(v) for v in service.virtual],
+            "mode": service.mode,
+            "serving": sorted(plan.serving(self.state, service)),
+            "open": plan.is_open(self.state, service),
+            "slots": {name: slots.count(name) for name in sorted(set(slots))},
+        }
+
+    def _backend_row(self, name: str) -> dict[str, Any]:
+        entry = self.state.entries[name]
+        state = plan.backend_state(self.state, name)
+        ordered = entry.admin is not BackendState.UP
+        return {
+            "name": name,
+            "address": str(self.state.backends[name].address),
+            "state": state.value,
+            "probed": entry.health.state.value,
+            "since": entry.since if ordered else entry.health.since,
+            "words": entry.health.text,
+            "weight": self.state.backends[name].weight,
+            "share": entry.share,
+            "connections": self.left.get(name),
+        }

@@ -1,0 +1,462 @@
+"""The configuration file: TOML in, frozen values out, errors with path and hint.
+
+An unknown key is refused with its path and the nearest name that exists; so is a
+reference to a backend or probe that does not. Everything has a default but the
+services, the backends and their addresses. Durations are written like ``200ms``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from standfast.director.health import Pace
+from standfast.director.model import Address, Backend, Mode, Service, parse_address
+from standfast.director.plan import Policy
+from standfast.errors import UsageError
+from standfast.units import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+ProbeKind = Literal["tcp", "http", "https", "haproxy", "agent", "command"]
+ElectionKind = Literal["none", "external", "carp", "vrrp", "freebsd-carp", "bgp"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class ProbeSection(Section, frozen=True):
+    """``[probe.NAME]``: how a backend is asked whether it is well.
+
+    Attributes:
+        type: tcp connects; http and https ask for ``path``; haproxy asks the runtime
+            socket (``socket``, a path or address:port) or, without one, the
+            statistics page (``path``, as CSV); agent reads a word; command runs one.
+        port: 0 is the port of the first service of the backend.
+        deadline: by default the interval, at most 2 s.
+        status: answers that pass.
+        body: text that the answer must hold.
+        host: the Host header, and the name checked under TLS.
+        ca: file of certificates that are trusted; empty does not verify.
+        proxy: version of a PROXY header to open with; 0 is none.
+        rows: names of haproxy backends that count; default: all.
+    """
+
+    type: ProbeKind = "tcp"
+    port: int = 0
+    interval: str = "200ms"
+    fast: str = "50ms"
+    deadline: str = ""
+    rise: int = 2
+    fall: int = 3
+    path: str = "/"
+    status: tuple[int, ...] = (200, 204, 301, 302, 304)
+    body: str = ""
+    host: str = ""
+    ca: str = ""
+    proxy: Literal[0, 1, 2] = 0
+    socket: str = ""
+    rows: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+    def pace(self, damping: DampingSection) -> Pace:
+        """Return what weighs its results."""
+        return Pace(
+            self.rise,
+            self.fall,
+            parse_duration(self.interval),
+            parse_duration(self.fast),
+            damping.falls,
+            parse_duration(damping.half_life),
+        )
+
+    def deadline_seconds(self) -> float:
+        """Return the seconds after which a probe has failed."""
+        if self.deadline:
+            return parse_duration(self.deadline)
+        return min(2.0, parse_duration(self.interval))
+
+
+class BackendSection(Section, frozen=True):
+    """``[backend.NAME]``; see standfast.director.model.Backend."""
+
+    address: str
+    address6: str = ""
+    weight: int = 1
+    probe: str = ""
+    mac: str = ""
+    addresses: dict[str, str] = {}
+    socket: str = ""
+
+
+class ServiceSection(Section, frozen=True):
+    """``[service.NAME]``; ``backends`` default to all."""
+
+    virtual: tuple[str, ...]
+    backends: tuple[str, ...] = ()
+    mode: Mode = "nat"
+    slots: int = 1021
+    proto: Literal["tcp", "udp"] = "tcp"
+
+
+class DampingSection(Section, frozen=True):
+    """``[policy.damping]``: falls, decayed, that hold a recovery back; 0 is never."""
+
+    falls: float = 4.0
+    half_life: str = "30s"
+
+
+class PolicySection(Section, frozen=True):
+    """``[policy]``: see standfast.director.plan.Policy."""
+
+    max_out: float = 0.7
+    fail_open: bool = True
+    damping: DampingSection = DampingSection()
+
+
+class ElectionSection(Section, frozen=True):
+    """``[election]``: who holds the addresses.
+
+    Attributes:
+        kind: none holds always; external follows whoever has the address.
+        interface: where adverts go; default ``front``.
+        id: vhid or vrid.
+        passphrase_file: for carp; and for vrrp the key of our own extension.
+        interval: of adverts, for vrrp at least 10 ms.
+        priority: of this director while all is well, 1 to 254; higher wins.
+        addresses: further ones that move along, as 10.60.0.1/24@eth1; the virtual
+            addresses always do.
+        hold: seconds of health before a better rank is announced again.
+        relay: for bgp, the socket that ExaBGP's bgp_relay connects to.
+        communities: for bgp, sent with every route, as 65001:100.
+    """
+
+    kind: ElectionKind = "none"
+    interface: str = ""
+    id: int = 51
+    passphrase_file: str = ""
+    interval: str = "100ms"
+    priority: int = 100
+    addresses: tuple[str, ...] = ()
+    hold: str = "2s"
+    relay: str = "/run/standfast-bgp.sock"
+    communities: tuple[str, ...] = ()
+
+
+class PeerSection(Section, frozen=True):
+    """``[peer]``: the other director, for pins and the digest.
+
+    Attributes:
+        address: where it listens, with a port; empty is none.
+        listen: where we listen.
+        key_file: 32 random bytes that both share; only their owner may read it.
+    """
+
+    address: str = ""
+    listen: str = ""
+    key_file: str = ""
+
+
+class StatusSection(Section, frozen=True):
+    """``[status]``: metrics and the page; an empty ``listen`` is neither."""
+
+    listen: str = ""
+
+
+class File(Section, frozen=True):
+    """The whole file."""
+
+    service: dict[str, ServiceSection]
+    backend: dict[str, BackendSection]
+    name: str = ""
+    driver: Literal["nftables", "pf"] = "nftables"
+    front: str = ""
+    back: str = ""
+    seed: int = 0
+    socket: str = "/run/standfast-director.sock"
+    state: str = "/var/lib/standfast/director.json"
+    sysctl: bool = True
+    reconcile: str = "2s"
+    probe: dict[str, ProbeSection] = {}
+    policy: PolicySection = PolicySection()
+    election: ElectionSection = ElectionSection()
+    peer: PeerSection = PeerSection()
+    status: StatusSection = StatusSection()
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A checked configuration.
+
+    Attributes:
+        file: as it was written.
+        services: in the order of the file.
+        backends: by name.
+        paces: by backend.
+        policy: what bounds decisions.
+    """
+
+    file: File
+    services: tuple[Service, ...]
+    backends: dict[str, Backend]
+    paces: dict[str, Pace]
+    policy: Policy
+
+    def probe(self, backend: str) -> ProbeSection:
+        """Return how a backend is probed."""
+        name = self.file.backend[backend].probe
+        if not name and len(self.file.probe) == 1:
+            return next(iter(self.file.probe.values()))
+        return self.file.probe[name] if name else ProbeSection()
+
+
+def parse_config(text: str, source: str = "the configuration") -> Config:
+    """Read and check a configuration.
+
+    Raises:
+        UsageError: it is no TOML, or something in it is wrong; the message starts
+            with the path of what is.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not TOML: {error}".lower()) from None
+    _known(raw, File, "")
+    return _checked(msgspec.convert(raw, File, strict=True))
+
+
+def _known(raw: Any, kind: Any, path: str) -> None:  # noqa: ANN401 - any TOML value
+    """Refuse unknown keys, with the nearest name that exists, and wrong types.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if isinstance(raw, dict):
+        _known_keys(raw, kind, path)
+    try:
+        msgspec.convert(raw, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(_words(str(error), path)) from None
+
+
+def _known_keys(raw: dict[str, Any], kind: Any, path: str) -> None:  # noqa: ANN401
+    fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    for key, value in raw.items():
+        here = f"{path}{key}"
+        if key not in fields:
+            raise UsageError(f"{here}: there is no such key", hint=_near(key, fields))
+        inner = fields[key]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            _known(value, inner, f"{here}.")
+        elif getattr(inner, "__origin__", None) is dict and isinstance(value, dict):
+            item = inner.__args__[1]
+            if isinstance(item, type) and issubclass(item, msgspec.Struct):
+                for name, entry in value.items():
+                    _known(entry, item, f"{here}.{name}.")
+
+
+def _near(word: str, names: Iterable[str]) -> str:
+    names = list(names)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
+
+
+def _words(complaint: str, prefix: str) -> str:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.a.b``` into ours."""
+    said, _, path = complaint.partition(" - at ")
+    path = (prefix + path.strip("`").removeprefix("$").lstrip(".")).rstrip(".")
+    said = (said[:1].lower() + said[1:]).replace("`", "")
+    return f"{path}: {said}" if path else said
+
+
+def _checked(file: File) -> Config:
+    damping = file.policy.damping
+    if not file.service:
+        raise UsageError("service: there is none", hint="add a [service.NAME] table")
+    _at("policy.max_out", lambda: _between(file.policy.max_out, 0, 1))
+    _at("policy.damping.half_life", lambda: parse_duration(damping.half_life))
+    _at("reconcile", lambda: parse_duration(file.reconcile))
+    _at("election.interval", lambda: parse_duration(file.election.interval))
+    _at("election.hold", lambda: parse_duration(file.election.hold))
+    _at("election.priority", lambda: _between(file.election.priority, 1, 254))
+    _at("seed", lambda: _between(file.seed, 0, 0xFFFFFFFF))
+    for name, probe in file.probe.items():
+        _check_probe(f"probe.{name}", probe)
+    backends = {n: _backend(file, n, b) for n, b in file.backend.items()}
+    services = tuple(_service(file, n, s, backends) for n, s in file.service.items())
+    _check_ways_back(services, backends)
+    config = Config(
+        file,
+        services,
+        backends,
+        {},
+        Policy(file.policy.max_out, file.policy.fail_open),
+    )
+    paces = {name: config.probe(name).pace(damping) for name in backends}
+    return msgspec.structs.replace(config, paces=paces)
+
+
+def _check_probe(path: str, probe: ProbeSection) -> None:
+    for key in ("interval", "fast"):
+        value = getattr(probe, key)
+        seconds = _at(f"{path}.{key}", partial(parse_duration, value))
+        _at(f"{path}.{key}", partial(_between, seconds, 0.02, 3600))
+    if probe.deadline:
+        _at(f"{path}.deadline", lambda: parse_duration(probe.deadline))
+    _at(f"{path}.rise", lambda: _between(probe.rise, 1, 1000))
+    _at(f"{path}.fall", lambda: _between(probe.fall, 1, 1000))
+    if probe.type == "command" and not probe.command:
+        raise UsageError(f"{path}.command: is missing")
+
+
+def _backend(file: File, name: str, section: BackendSection) -> Backend:
+    path = f"backend.{name}"
+    _check_name(path, name)
+    _at(f"{path}.weight", lambda: _between(section.weight, 1, 1000))
+    if section.probe and section.probe not in file.probe:
+        raise UsageError(
+            f"{path}.probe: there is no probe {section.probe}",
+            hint=_near(section.probe, file.probe),
+        )
+    if not section.probe and len(file.probe) > 1:
+        raise UsageError(f"{path}.probe: say which of {', '.join(file.probe)}")
+    six = section.address6
+    for service in section.addresses:
+        if service not in file.service:
+            raise UsageError(
+                f"{path}.addresses.{service}: there is no such service",
+                hint=_near(service, file.service),
+            )
+    return Backend(
+        name,
+        _at(f"{path}.address", lambda: parse_address(section.address)),
+        section.weight,
+        _at(f"{path}.address6", lambda: parse_address(six)) if six else None,
+        tuple(
+            (s, _at(f"{path}.addresses.{s}", partial(parse_address, text)))
+            for s, text in section.addresses.items()
+        ),
+        section.mac,
+    )
+
+
+def _service(
+    file: File, name: str, section: ServiceSection, backends: dict[str, Backend]
+) -> Service:
+    path = f"service.{name}"
+    _check_name(path, name)
+    names = section.backends or tuple(file.backend)
+    for backend in names:
+        if backend not in backends:
+            raise UsageError(
+                f"{path}.backends: there is no backend {backend}",
+                hint=_near(backend, backends),
+            )
+    if not section.virtual or not names:
+        missing = "backends" if section.virtual else "virtual"
+        raise UsageError(f"{path}.{missing}: there is none")
+    virtual = tuple(
+        _at(f"{path}.virtual", partial(parse_address, text, section.proto))
+        for text in section.virtual
+    )
+    service = Service(
+        name, virtual, tuple(names), section.mode, file.seed, section.slots
+    )
+    _check_service(path, service, file, backends)
+    return service
+
+
+def _check_service(
+    path: str, service: Service, file: File, backends: dict[str, Backend]
+) -> None:
+    if any(not address.port for address in service.virtual):
+        raise UsageError(
+            f"{path}.virtual: a port is missing", hint="as in 192.0.2.1:80"
+        )
+    if not _is_prime(service.slots) or service.slots < 10 * len(service.backends):
+        raise UsageError(
+            f"{path}.slots: {service.slots} is not a prime of at least ten times the "
+            "number of backends",
+            hint="1021, 4093 and 65537 are usual",
+        )
+    if service.mode == "dsr" and not (file.front and file.back):
+        raise UsageError(f"{path}.mode: dsr needs front and back, the interfaces")
+    for virtual in service.virtual:
+        for name in service.backends:
+            there = backends[name].at(service.name, virtual)
+            if there is None:
+                raise UsageError(
+                    f"{path}: {name} has no IPv{virtual.family} address for {virtual}"
+                )
+            if service.mode != "nat" and there.port != virtual.port:
+                raise UsageError(
+                    f"{path}: {name} must listen on port {virtual.port}: mode "
+                    f"{service.mode} changes no port"
+                )
+            if service.mode == "dsr" and not backends[name].mac:
+                raise UsageError(f"backend.{name}.mac: is missing, mode dsr needs it")
+
+
+def _check_ways_back(
+    services: tuple[Service, ...], backends: dict[str, Backend]
+) -> None:
+    """Refuse one backend address and port behind two virtual addresses.
+
+    A packet that a backend sends first, after a failover, names only itself: from
+    that its virtual address must follow.
+    """
+    seen: dict[Address, tuple[str, Address]] = {}
+    for service in services:
+        if service.mode == "dsr":
+            continue
+        for virtual in service.virtual:
+            for name in service.backends:
+                there = backends[name].at(service.name, virtual)
+                assert there is not None
+                first = seen.setdefault(there, (service.name, virtual))
+                if first != (service.name, virtual):
+                    raise UsageError(
+                        f"service.{service.name}: {name} takes connections of both "
+                        f"{first[1]} and {virtual} at {there}",
+                        hint="give it an address or a port for each: "
+                        f'[backend.{name}.addresses] {service.name} = "..."',
+                    )
+
+
+def _check_name(path: str, name: str) -> None:
+    # Names become names of nftables maps and pf tables (31 characters there).
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,19}", name):
+        raise UsageError(
+            f"{path}: a name is up to 20 of a-z, 0-9, - and _, a letter first"
+        )
+
+
+def _at(path: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it reads
+    """Return what ``read`` does, its complaint under the path.
+
+    Raises:
+        UsageError: it complained.
+    """
+    try:
+        return read()
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _between(value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{value:g} is not between {low:g} and {high:g}")
+
+
+def _is_prime(number: int) -> bool:
+    return 1 < number < 2**24 and all(
+        number % i for i in range(2, int(number**0.5) + 1)
+    )

@@ -1,0 +1,341 @@
+"""The lab's machines: namespaces, cables, three HAProxy, an origin, two directors.
+
+client 10.50.0.2 - front - a, b (10.50.0.11/.12, virtual 10.50.0.100) - back -
+h1 h2 h3 (10.60.0.21-23, default route 10.60.0.1, which moves with the virtual
+address) and the origin 10.60.0.50. Everything lives in namespaces named after this
+process, and in one temporary folder; ``close`` removes both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from standfast.director.control import ControlError, ask
+from standfast.errors import CommandError, StandfastError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from standfast.clock import Clock
+    from standfast.host import Host
+    from standfast.host.process import Process
+
+VIRTUAL = "10.50.0.100"
+INNER = "10.60.0.1"
+ORIGIN = "10.60.0.50"
+NODES = {"h1": "10.60.0.21", "h2": "10.60.0.22", "h3": "10.60.0.23"}
+DIRECTORS = {"a": 11, "b": 12}
+NEEDS = ("ip", "nft", "haproxy", "conntrack", "sysctl")
+START_SECONDS = 8.0
+
+HAPROXY = """
+global
+  stats socket {folder}/{name}.sock mode 600 level admin
+  maxconn 4000
+defaults
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  timeout tunnel 60s
+  option idle-close-on-response
+  option http-no-delay
+frontend web
+  mode http
+  bind {ip}:80
+  monitor-uri /health
+  monitor fail if {{ nbsrv(app) lt 1 }}
+  http-request return status 503 if {{ var(proc.sick) -m found }}
+  http-response set-header X-Node {name}
+  default_backend app
+backend app
+  mode http
+  server o1 {origin}:8000
+frontend raw
+  mode tcp
+  bind {ip}:81
+  default_backend line
+backend line
+  mode tcp
+  server o1 {origin}:8001
+"""
+
+CONFIG = """
+name = "{name}"
+front = "front"
+back = "back"
+seed = 24301
+socket = "{folder}/{name}.ctl"
+state = "{folder}/{name}.state"
+[service.web]
+virtual = ["{virtual}:80"]
+mode = "{mode}"
+[service.raw]
+virtual = ["{virtual}:81"]
+mode = "{mode}"
+[probe.health]
+type = "http"
+port = 80
+path = "/"
+host = "lab"
+interval = "100ms"
+fast = "20ms"
+deadline = "50ms"
+rise = 2
+fall = 2
+[policy.damping]
+falls = 0
+[election]
+kind = "{election}"
+interval = "100ms"
+priority = {priority}
+addresses = ["{inner}@back"]
+hold = "500ms"
+{peer}
+{backends}
+"""
+
+
+class Rig:
+    """Builds the lab, and gives handles to its parts.
+
+    Args:
+        host: this machine.
+        clock: for waiting.
+    """
+
+    def __init__(self, host: Host, clock: Clock) -> None:
+        self.host = host
+        self.clock = clock
+        self.folder = Path(tempfile.mkdtemp(prefix="standfast-lab-"))
+        self._prefix = f"sfl{os.getpid()}"
+        self._spaces: list[str] = []
+        self._processes: dict[str, Process] = {}
+        self._started: list[Process] = []
+
+    def build(self) -> None:
+        """Make the namespaces, cables and servers; no director yet.
+
+        Raises:
+            UsageError: a program is missing, or we are not root.
+        """
+        missing = [name for name in NEEDS if shutil.which(name) is None]
+        if missing or os.geteuid() != 0:
+            raise UsageError(
+                f"the lab needs {', '.join(missing) or 'root'}",
+                hint="apt install haproxy nftables conntrack iproute2; run it as root",
+            )
+        for name in ("sw", "client", "origin", *DIRECTORS, *NODES):
+            self._space(name)
+        for bridge in ("front", "back"):
+            self.inside("sw", "ip", "link", "add", bridge, "type", "bridge")
+            self.inside("sw", "ip", "link", "set", bridge, "up")
+        self._cable("client", "front", "10.50.0.2/24")
+        self._cable("origin", "back", f"{ORIGIN}/24")
+        for name, last in DIRECTORS.items():
+            self._cable(name, "front", f"10.50.0.{last}/24")
+            self._cable(name, "back", f"10.60.0.{last}/24")
+        for name, ip in NODES.items():
+            self._cable(name, "back", f"{ip}/24")
+            self.inside(name, "ip", "route", "add", "default", "via", INNER)
+        self.start("origin", [*_python("origin"), ORIGIN], space="origin")
+        for name in NODES:
+            self.start_haproxy(name)
+
+    def close(self) -> None:
+        """Remove everything."""
+        for process in self._started:
+            process.destroy()
+        for space in self._spaces:
+            with contextlib.suppress(StandfastError):
+                pids = self.host.run(["ip", "netns", "pids", space]).stdout.split()
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                self.host.run(["ip", "netns", "del", space])
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def space(self, name: str) -> str:
+        """Return the full name of a namespace."""
+        return f"{self._prefix}-{name}"
+
+    def inside(self, name: str, *argv: str) -> str:
+        """Run a command in a namespace and return what it printed."""
+        line = ["ip", "netns", "exec", self.space(name), *argv]
+        return self.host.run(line, timeout=20).stdout.decode()
+
+    def start(self, key: str, argv: Sequence[str], *, space: str) -> Process:
+        """Start a program in a namespace, known as ``key`` from now on."""
+        process = self.host.spawn(["ip", "netns", "exec", self.space(space), *argv])
+        self._processes[key] = process
+        self._started.append(process)
+        return process
+
+    def pid(self, key: str) -> int:
+        """Return the process number of a program; ``ip netns exec`` becomes it."""
+        return self._processes[key].pid
+
+    def alive(self, key: str) -> bool:
+        """Return whether a program runs."""
+        return self._processes[key].alive()
+
+    def role(self, name: str) -> str:
+        """Return a director's role; empty when it does not answer."""
+        try:
+            return str(self.ask(name, do="status", backends=[])["role"])
+        except ControlError:
+            return ""
+
+    def kill(self, key: str, number: int) -> None:
+        """Send a signal to a program."""
+        os.kill(self.pid(key), number)
+
+    def wait_end(self, key: str, seconds: float = 10.0) -> str:
+        """Wait for a program to end, and return its complaints.
+
+        Raises:
+            StandfastError: it did not end.
+        """
+        process = self._processes[key]
+        self.wait(lambda: not process.alive(), f"{key} does not end", seconds)
+        return process.finish(1).stderr
+
+    def wait(self, ready: Any, otherwise: str, seconds: float = START_SECONDS) -> None:  # noqa: ANN401
+        """Wait until ``ready()``.
+
+        Raises:
+            StandfastError: it took too long.
+        """
+        end = self.clock.monotonic() + seconds
+        while not ready():
+            if self.clock.monotonic() > end:
+                raise StandfastError(f"the lab: {otherwise}")
+            self.clock.sleep(0.02)
+
+    def start_haproxy(self, name: str) -> None:
+        """Start one HAProxy, and wait for its socket."""
+        path = self.folder / f"{name}.cfg"
+        text = HAPROXY.format(
+            folder=self.folder, name=name, ip=NODES[name], origin=ORIGIN
+        )
+        path.write_text(text, encoding="ascii")
+        self.start(name, ["haproxy", "-db", "-f", str(path)], space=name)
+        sock = self.folder / f"{name}.sock"
+        self.wait(sock.exists, f"haproxy {name} does not start")
+
+    def start_director(self, name: str, *, election: str, mode: str = "nat") -> None:
+        """Start a director's daemon, and wait until it answers."""
+        text = CONFIG.format(
+            name=name,
+            folder=self.folder,
+            virtual=VIRTUAL,
+            inner=INNER,
+            mode=mode,
+            election=election,
+            priority=150 if name == "a" else 100,
+            peer=self._peer(name) if election == "vrrp" else "",
+            backends="\n".join(
+                f'[backend.{node}]\naddress = "{ip}"' for node, ip in NODES.items()
+            ),
+        )
+        path = self.folder / f"{name}.toml"
+        path.write_text(text, encoding="ascii")
+        argv = [sys.executable, "-m", "standfast", "director", "run"]
+        self.start(name, [*argv, "--config", str(path)], space=name)
+        self.wait(lambda: self._answers(name), f"director {name} does not start")
+
+    def give_addresses(self, name: str) -> None:
+        """Configure the moving addresses by hand, for a director without election."""
+        self.inside(name, "ip", "address", "replace", f"{VIRTUAL}/32", "dev", "front")
+        self.inside(name, "ip", "address", "replace", f"{INNER}/32", "dev", "back")
+
+    def ask(self, name: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Put a request to a director."""
+        return ask(str(self.folder / f"{name}.ctl"), request)
+
+    def states(self, name: str) -> dict[str, str]:
+        """Return the state of each backend as a director sees it."""
+        rows = self.ask(name, do="status", backends=[])["backends"]
+        return {row["name"]: row["state"] for row in rows}
+
+    def wait_states(self, name: str, **wanted: str) -> None:
+        """Wait until backends are in the states given."""
+        self.wait(
+            lambda: wanted.items() <= self.states(name).items(),
+            f"{name} does not come to see {wanted}",
+        )
+
+    def wait_up(self, name: str) -> None:
+        """Wait until a director sees all backends up."""
+        self.wait_states(name, **dict.fromkeys(NODES, "up"))
+
+    def job(self, **job: Any) -> Process:  # noqa: ANN401
+        """Start a job in the client's namespace."""
+        argv = [*_python("client"), json.dumps({"to": VIRTUAL, **job})]
+        return self.start(f"job {job['job']}", argv, space="client")
+
+    def result(self, process: Process, seconds: float = 60.0) -> Any:  # noqa: ANN401
+        """Wait for a job and return what it saw.
+
+        Raises:
+            CommandError: it failed.
+        """
+        result = process.finish(seconds)
+        if result.code:
+            raise CommandError(result.complaint())
+        return json.loads(result.stdout)
+
+    def power_off(self, name: str) -> None:
+        """Cut a director's cables and kill all of it, at once."""
+        for side in ("front", "back"):
+            self.inside("sw", "ip", "link", "set", f"{name}-{side}", "down")
+        pids = self.host.run(["ip", "netns", "pids", self.space(name)]).stdout
+        for pid in pids.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def _peer(self, name: str) -> str:
+        key = self.folder / "peer.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_bytes(os.urandom(32))
+        other = next(last for n, last in DIRECTORS.items() if n != name)
+        return (
+            f'[peer]\naddress = "10.60.0.{other}:7777"\n'
+            f'listen = "10.60.0.{DIRECTORS[name]}:7777"\nkey_file = "{key}"'
+        )
+
+    def _answers(self, name: str) -> bool:
+        process = self._processes[name]
+        if not process.alive():
+            raise StandfastError(f"director {name}: {process.stderr_text()}")
+        try:
+            self.ask(name, do="status", backends=[])
+        except ControlError:
+            return False
+        return True
+
+    def _space(self, name: str) -> None:
+        space = self.space(name)
+        self.host.run(["ip", "netns", "add", space])
+        self._spaces.append(space)
+        self.inside(name, "ip", "link", "set", "lo", "up")
+
+    def _cable(self, name: str, side: str, address: str) -> None:
+        far = f"{name}-{side}"
+        add = ["ip", "-n", self.space("sw"), "link", "add", far, "type", "veth"]
+        self.host.run([*add, "peer", "name", side, "netns", self.space(name)])
+        self.inside("sw", "ip", "link", "set", far, "master", side, "up")
+        self.inside(name, "ip", "address", "add", address, "dev", side)
+        self.inside(name, "ip", "link", "set", side, "up")
+
+
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-m", f"standfast.director.lab.{module}"]

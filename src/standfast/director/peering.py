@@ -1,0 +1,177 @@
+"""The other director: whether it agrees with us, and the flows only pins can place.
+
+The holder looks once a second which flows the table alone would misplace, and tells
+the peer; the peer loads them at once, so that they are there when it takes over. A
+holder keeps the pins that it was given: an idle connection may speak an hour later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from standfast.director import conntrack
+from standfast.director.election.rank import Agreement
+from standfast.director.model import parse_address
+from standfast.director.peer_channel import PeerChannel, PeerStatus, read_key
+from standfast.director.pins import misplaced
+from standfast.errors import StandfastError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standfast.clock import Clock
+    from standfast.director.config import PeerSection
+    from standfast.director.model import Pin, Wanted
+    from standfast.host import Host
+
+log = logging.getLogger("standfast.director")
+
+LOOK_SECONDS = 1.0
+# Tables of two directors differ for a moment whenever one sees a change first.
+DIFFERENCE_SECONDS = 5.0
+
+
+class Peering:
+    """Our side of the pair.
+
+    Args:
+        section: where the peer is, and the key.
+        clock: wall time, for when pins end.
+        host: where conntrack runs.
+        say: takes a sentence.
+        mark: called when the pins have changed.
+
+    Attributes:
+        status: what the peer said last; None while it is away.
+        pins: what it wants us to keep, or we keep for ourselves.
+    """
+
+    def __init__(
+        self,
+        section: PeerSection,
+        *,
+        clock: Clock,
+        host: Host,
+        say: Callable[[str], None],
+        mark: Callable[[], None],
+    ) -> None:
+        try:
+            listen = parse_address(section.listen)
+            peer = parse_address(section.address)
+        except ValueError as error:
+            raise UsageError(f"peer: {error}") from None
+        key = read_key(Path(section.key_file))
+        self._channel = PeerChannel(self, clock, key=key, listen=listen, peer=peer)
+        self._clock = clock
+        self._host = host
+        self._say = say
+        self._mark = mark
+        self._holder = False
+        self._differs_since: float | None = None
+        self._pushed = -1
+        self.status: PeerStatus | None = None
+        self.pins: tuple[Pin, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        """How many datagrams were not believed."""
+        return sum(self._channel.refused.values())
+
+    async def start(self) -> None:
+        """Listen and speak.
+
+        Raises:
+            UsageError: our address cannot be had.
+        """
+        try:
+            await self._channel.start()
+        except OSError as error:
+            raise UsageError(f"peer.listen: {error.strerror}") from None
+
+    async def stop(self) -> None:
+        """Say nothing more."""
+        await self._channel.stop()
+
+    async def work(self, own: Callable[[], tuple[PeerStatus, Wanted]]) -> None:
+        """Say how we are and which flows need a pin, for ever."""
+        while True:
+            status, wanted = own()
+            self._holder = status.role == "master"
+            self._channel.say(status)
+            self._drop_old()
+            self._compare(status)
+            if self._holder:
+                await self._push(wanted)
+            else:
+                self._channel.push(())
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def agreement(self) -> Agreement:
+        """Return whether the peer has had the same table, moments apart."""
+        if self.status is None:
+            return Agreement.UNKNOWN
+        if self._differs_since is None:
+            return Agreement.SAME
+        age = self._clock.monotonic() - self._differs_since
+        return Agreement.DIFFERENT if age > DIFFERENCE_SECONDS else Agreement.UNKNOWN
+
+    def peer_status(self, status: PeerStatus) -> None:
+        """See peer_channel.Listener."""
+        if self.status is None:
+            self._say(f"the peer is here: {status.role}, rank {status.rank}")
+        self.status = status
+
+    def peer_pins(self, pins: tuple[Pin, ...]) -> None:
+        """See Listener; a holder keeps what it was given before it held."""
+        if self._holder:
+            return
+        keys = {(pin.client, pin.virtual, pin.backend) for pin in pins}
+        held = {(pin.client, pin.virtual, pin.backend) for pin in self.pins}
+        self.pins = pins
+        if keys != held:
+            self._mark()
+
+    def peer_away(self) -> None:
+        """See Listener."""
+        self.status = None
+        self._differs_since = None
+        self._say("the peer is silent")
+
+    def peer_refused(self, sentence: str) -> None:
+        """See Listener."""
+        log.warning("the peer channel: %s", sentence)
+
+    def _compare(self, own: PeerStatus) -> None:
+        if self.status is None or self.status.digest == own.digest:
+            self._differs_since = None
+        elif self._differs_since is None:
+            self._differs_since = self._clock.monotonic()
+
+    def _drop_old(self) -> None:
+        now = self._clock.now()
+        kept = tuple(pin for pin in self.pins if pin.expires > now)
+        if kept != self.pins:
+            self.pins = kept
+            self._mark()
+
+    async def _push(self, wanted: Wanted) -> None:
+        try:
+            listing = await asyncio.to_thread(self._listing)
+        except StandfastError as error:
+            log.warning("cannot see the flows: %s", error.message)
+            return
+        virtuals = {v for service in wanted.services for v in service.virtual}
+        found = conntrack.flows(conntrack.entries(listing), virtuals)
+        missed = misplaced(found, wanted, self._clock.now())
+        pins = {p.client: p for p in (*self.pins, *missed)}
+        self._channel.push(sorted(pins.values()))
+        if len(pins) != self._pushed:
+            self._pushed = len(pins)
+            log.info("%d flows need a pin on the peer", len(pins))
+
+    def _listing(self) -> str:
+        result = self._host.run(conntrack.ARGV, ok=(0, 1), timeout=10)
+        return result.stdout.decode(errors="replace")

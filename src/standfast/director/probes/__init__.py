@@ -1,0 +1,101 @@
+"""Probes: one question to one backend, asked in process, answered by an Outcome.
+
+A probe never raises and holds no deadline of its own; ``ask`` does both for it. What
+went wrong on our own side (no file descriptor, no port left) is UNKNOWN: it says
+nothing of the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import ssl
+from typing import TYPE_CHECKING, Protocol
+
+from standfast.director.health import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from standfast.director.config import Config
+    from standfast.host import Host
+
+OURS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.EADDRNOTAVAIL,
+    errno.EPERM,
+    errno.EACCES,
+}
+
+
+class Probe(Protocol):
+    """A way to ask a backend whether it is well."""
+
+    async def check(self) -> Outcome:
+        """Ask once.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        ...
+
+
+async def ask(probe: Probe, deadline: float) -> Outcome:
+    """Ask once, within ``deadline`` seconds; raises nothing but cancellation."""
+    try:
+        async with asyncio.timeout(deadline):
+            return await probe.check()
+    except TimeoutError:
+        return Outcome(Verdict.FAIL, f"no answer within {deadline * 1000:.0f} ms")
+    except ssl.SSLError as error:
+        # An OSError whose number is OpenSSL's, and means another thing.
+        return Outcome(Verdict.FAIL, f"tls: {error.reason or error}".lower())
+    except OSError as error:
+        verdict = Verdict.UNKNOWN if error.errno in OURS else Verdict.FAIL
+        # asyncio puts its own words, with the address, where strerror's belong.
+        words = os.strerror(error.errno) if error.errno else str(error)
+        return Outcome(verdict, words.lower())
+    except (ValueError, EOFError) as error:
+        return Outcome(Verdict.FAIL, str(error) or "answer cut short")
+
+
+def failed(text: str) -> Outcome:
+    """Return a failure with its reason."""
+    return Outcome(Verdict.FAIL, text)
+
+
+def passed(text: str = "") -> Outcome:
+    """Return a pass."""
+    return Outcome(Verdict.PASS, text)
+
+
+def open_probe(config: Config, name: str, host: Host) -> Probe:
+    """Return the probe of a backend."""
+    from standfast.director.probes import command, haproxy, http, tcp  # noqa: PLC0415
+
+    section = config.probe(name)
+    service = next((s for s in config.services if name in s.backends), None)
+    backend = config.backends[name]
+    address = backend.address
+    if service is not None:
+        address = backend.at(service.name, service.virtual[0]) or address
+    where = (address.ip, section.port or address.port)
+    if section.type == "tcp":
+        return tcp.TcpProbe(where, section.proxy)
+    if section.type in {"http", "https"}:
+        return http.HttpProbe(where, section)
+    if section.type == "agent":
+        return haproxy.AgentProbe(where)
+    if section.type == "haproxy":
+        socket = config.file.backend[name].socket or section.socket
+        if not socket:
+            return haproxy.PageProbe(http.HttpProbe(where, section), section.rows)
+        return haproxy.SocketProbe(socket.format(address=where[0]), section.rows)
+    words = {"name": name, "address": where[0], "port": where[1]}
+    argv = [word.format(**words) for word in section.command]
+    return command.CommandProbe(argv, host, section.deadline_seconds())
+
+
+__all__ = ["OURS", "Probe", "ask", "failed", "open_probe", "passed"]

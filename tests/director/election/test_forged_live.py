@@ -1,0 +1,53 @@
+"""Forged, replayed and altered adverts on a real segment move nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+from director.election.rig import VIP, Net
+
+pytestmark = pytest.mark.system
+FORGER = Path(__file__).with_name("forger.py")
+
+
+def forge(net: Net, protocol: str) -> dict[str, int]:
+    """Listen to the segment as a stranger, then send what a stranger can."""
+    forger = net.client.start(
+        sys.executable, FORGER, protocol, VIP, stdout=subprocess.PIPE
+    )
+    out, _ = forger.communicate(timeout=20)
+    assert 0 == forger.returncode
+    return dict(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pace"), [("vrrp", 10), ("carp", 1)], ids=["vrrp", "carp"]
+)
+def test_what_a_stranger_sends_is_ignored_and_counted(
+    net: Net, kind: str, pace: int
+) -> None:
+    wish = {"kind": kind, "pace": pace, "key": "secret", "ours_only": True}
+    first = net.ours(net.a, rank=200, **wish)
+    first.wait_role("master")
+    second = net.ours(net.b, rank=100, **wish)
+    time.sleep(0.5)
+    sent = forge(net, kind)
+    wait_until(
+        lambda: sum(second.refused().values()) >= sum(sent.values()), "all adverts"
+    )
+    # What claims to be the master's own, its kernel drops before we could count it.
+    assert sent["REPLAYED"] <= second.refused()["REPLAYED"]
+    for node, role in ((first, "master"), (second, "backup")):
+        refused = node.refused()
+        assert sent["FORGED"] <= refused["FORGED"]
+        assert sent["MALFORMED"] <= refused["MALFORMED"]
+        assert role == node.role()
+    assert 2 == len(first.find("role"))
+    assert 1 == len(second.find("role"))
+    assert ["a"] == net.holders()

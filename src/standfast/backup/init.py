@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from standfast.backup.age import Recipient
+    from standfast.backup.minisign import SecretKey
     from standfast.backup.stores import Store
     from standfast.clock import Clock
 
@@ -92,6 +93,30 @@ def create_vault(store: Store, wanted: Wanted, base: Path, clock: Clock) -> Vaul
         RECOVERY_TEXT: recovery_text(info, key.public.text).encode(),
         VAULT_DOCUMENT: encode(info),
     }
+    forget_address(base, store.address, clock)
+    record = _record(store, info, wanted, key)
+    state.save_record(record)
+    _write(store, info, objects, key, int(now))
+    return Vault(store, info, state, record)
+
+
+def _record(store: Store, info: VaultInfo, wanted: Wanted, key: SecretKey) -> Record:
+    """Return what this machine pins of the vault that it makes."""
+    return Record(
+        format=FORMAT,
+        vault=info.vault,
+        recipient=info.recipient,
+        segment_size=info.segment_size,
+        owners=[owner.text for owner in wanted.owners],
+        signers=[Signer(key=key.public.text, name=wanted.host)],
+        addresses=[store.address],
+    )
+
+
+def _write(
+    store: Store, info: VaultInfo, objects: dict[str, bytes], key: SecretKey, now: int
+) -> None:
+    """Write the vault's own files, and when they are stable their signature."""
     sums = format_sums({n: hashlib.sha256(d).hexdigest() for n, d in objects.items()})
     statement = Statement(
         kind="vault",
@@ -101,25 +126,13 @@ def create_vault(store: Store, wanted: Wanted, base: Path, clock: Clock) -> Vaul
         size=sum(map(len, objects.values())),
         sequence=0,
         previous=NONE,
-        time=int(now),
+        time=now,
     )
-    forget_address(base, store.address, clock)
-    record = Record(
-        format=FORMAT,
-        vault=info.vault,
-        recipient=info.recipient,
-        segment_size=info.segment_size,
-        owners=[owner.text for owner in wanted.owners],
-        signers=[Signer(key=key.public.text, name=wanted.host)],
-        addresses=[store.address],
-    )
-    state.save_record(record)
     for name, data in (*objects.items(), (SUMS, sums)):
         store.put(name, data)
     store.make_stable("")
     store.put(SIGNATURE, key.sign(sums, statement.text()).encode())
     store.make_stable("")
-    return Vault(store, info, state, record)
 
 
 def _make_place(store: Store) -> None:

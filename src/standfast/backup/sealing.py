@@ -36,8 +36,6 @@ BUFFER_BUDGET = 288 * MIB
 MOST_WORKERS = 4
 READ_BYTES = MIB
 
-Reader = "Callable[[memoryview], int]"
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -59,8 +57,8 @@ class Recipe:
 def fingerprint(key: bytes, index: int, data: bytes | bytearray | memoryview) -> str:
     """Return the AES-256-GMAC of a segment's plaintext, 32 hex digits.
 
-    A keyed fingerprint: it runs at memory speed where SHA-256 would cost a sixth
-    of the whole send, and whoever does not know the archive's key (it is in the
+    A keyed fingerprint: it runs at memory speed, which SHA-256 is far from, and
+    whoever does not know the archive's key (it is in the
     sealed manifest) can aim no collision at it. NIST SP 800-38D; nonce: the index
     in 12 bytes, big-endian; the data is the associated data, the message is empty.
     ``openssl mac -cipher AES-256-GCM ... GMAC`` gives the same.
@@ -239,7 +237,7 @@ def worker_count(segment_size: int) -> int:
     """Return how many segments may be under way at once."""
     by_memory = BUFFER_BUDGET // (segment_size + sealed_bound(segment_size))
     # One more than processors, as one is mostly waiting for the store; each more
-    # only adds buffers to be faulted in (4 workers cost 4 % on 2 processors).
+    # only adds buffers to be faulted in.
     return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) + 1, by_memory))
 
 

@@ -85,9 +85,6 @@ class Report:
         return ExitStatus.DAMAGED if DAMAGE in grades else ExitStatus.DONE
 
 
-Digests = "Callable[[Sequence[str]], Iterator[tuple[str, str]]]"
-
-
 @dataclass(frozen=True)
 class Verifier:
     """How to verify.

@@ -7,29 +7,21 @@ services, the backends and their addresses. Durations are written like ``200ms``
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import msgspec
 
+from standfast.config import Section, at, between, near, read_toml
 from standfast.director.health import Pace
 from standfast.director.model import Address, Backend, Mode, Service, parse_address
 from standfast.director.plan import Policy
 from standfast.errors import UsageError
 from standfast.units import parse_duration
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
 ProbeKind = Literal["tcp", "http", "https", "haproxy", "agent", "command"]
 ElectionKind = Literal["none", "external", "carp", "vrrp", "freebsd-carp", "bgp"]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the file."""
 
 
 class ProbeSection(Section, frozen=True):
@@ -92,7 +84,7 @@ class BackendSection(Section, frozen=True):
     weight: int = 1
     probe: str = ""
     mac: str = ""
-    addresses: dict[str, str] = {}
+    addresses: dict[str, str] = msgspec.field(default_factory=dict)
     socket: str = ""
 
 
@@ -184,7 +176,7 @@ class File(Section, frozen=True):
     state: str = "/var/lib/standfast/director.json"
     sysctl: bool = True
     reconcile: str = "2s"
-    probe: dict[str, ProbeSection] = {}
+    probe: dict[str, ProbeSection] = msgspec.field(default_factory=dict)
     policy: PolicySection = PolicySection()
     election: ElectionSection = ElectionSection()
     peer: PeerSection = PeerSection()
@@ -223,69 +215,20 @@ def parse_config(text: str, source: str = "the configuration") -> Config:
         UsageError: it is no TOML, or something in it is wrong; the message starts
             with the path of what is.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{source} is not TOML: {error}".lower()) from None
-    _known(raw, File, "")
-    return _checked(msgspec.convert(raw, File, strict=True))
-
-
-def _known(raw: Any, kind: Any, path: str) -> None:  # noqa: ANN401 - any TOML value
-    """Refuse unknown keys, with the nearest name that exists, and wrong types.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if isinstance(raw, dict):
-        _known_keys(raw, kind, path)
-    try:
-        msgspec.convert(raw, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise UsageError(_words(str(error), path)) from None
-
-
-def _known_keys(raw: dict[str, Any], kind: Any, path: str) -> None:  # noqa: ANN401
-    fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
-    for key, value in raw.items():
-        here = f"{path}{key}"
-        if key not in fields:
-            raise UsageError(f"{here}: there is no such key", hint=_near(key, fields))
-        inner = fields[key]
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            _known(value, inner, f"{here}.")
-        elif getattr(inner, "__origin__", None) is dict and isinstance(value, dict):
-            item = inner.__args__[1]
-            if isinstance(item, type) and issubclass(item, msgspec.Struct):
-                for name, entry in value.items():
-                    _known(entry, item, f"{here}.{name}.")
-
-
-def _near(word: str, names: Iterable[str]) -> str:
-    names = list(names)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
-
-
-def _words(complaint: str, prefix: str) -> str:
-    """Turn msgspec's ``Expected `int`, got `str` - at `$.a.b``` into ours."""
-    said, _, path = complaint.partition(" - at ")
-    path = (prefix + path.strip("`").removeprefix("$").lstrip(".")).rstrip(".")
-    said = (said[:1].lower() + said[1:]).replace("`", "")
-    return f"{path}: {said}" if path else said
+    return _checked(read_toml(text, File, source))
 
 
 def _checked(file: File) -> Config:
     damping = file.policy.damping
     if not file.service:
         raise UsageError("service: there is none", hint="add a [service.NAME] table")
-    _at("policy.max_out", lambda: _between(file.policy.max_out, 0, 1))
-    _at("policy.damping.half_life", lambda: parse_duration(damping.half_life))
-    _at("reconcile", lambda: parse_duration(file.reconcile))
-    _at("election.interval", lambda: parse_duration(file.election.interval))
-    _at("election.hold", lambda: parse_duration(file.election.hold))
-    _at("election.priority", lambda: _between(file.election.priority, 1, 254))
-    _at("seed", lambda: _between(file.seed, 0, 0xFFFFFFFF))
+    at("policy.max_out", lambda: between(file.policy.max_out, 0, 1))
+    at("policy.damping.half_life", lambda: parse_duration(damping.half_life))
+    at("reconcile", lambda: parse_duration(file.reconcile))
+    at("election.interval", lambda: parse_duration(file.election.interval))
+    at("election.hold", lambda: parse_duration(file.election.hold))
+    at("election.priority", lambda: between(file.election.priority, 1, 254))
+    at("seed", lambda: between(file.seed, 0, 0xFFFFFFFF))
     for name, probe in file.probe.items():
         _check_probe(f"probe.{name}", probe)
     backends = {n: _backend(file, n, b) for n, b in file.backend.items()}
@@ -305,12 +248,12 @@ def _checked(file: File) -> Config:
 def _check_probe(path: str, probe: ProbeSection) -> None:
     for key in ("interval", "fast"):
         value = getattr(probe, key)
-        seconds = _at(f"{path}.{key}", partial(parse_duration, value))
-        _at(f"{path}.{key}", partial(_between, seconds, 0.02, 3600))
+        seconds = at(f"{path}.{key}", partial(parse_duration, value))
+        at(f"{path}.{key}", partial(between, seconds, 0.02, 3600))
     if probe.deadline:
-        _at(f"{path}.deadline", lambda: parse_duration(probe.deadline))
-    _at(f"{path}.rise", lambda: _between(probe.rise, 1, 1000))
-    _at(f"{path}.fall", lambda: _between(probe.fall, 1, 1000))
+        at(f"{path}.deadline", lambda: parse_duration(probe.deadline))
+    at(f"{path}.rise", lambda: between(probe.rise, 1, 1000))
+    at(f"{path}.fall", lambda: between(probe.fall, 1, 1000))
     if probe.type == "command" and not probe.command:
         raise UsageError(f"{path}.command: is missing")
 
@@ -318,11 +261,11 @@ def _check_probe(path: str, probe: ProbeSection) -> None:
 def _backend(file: File, name: str, section: BackendSection) -> Backend:
     path = f"backend.{name}"
     _check_name(path, name)
-    _at(f"{path}.weight", lambda: _between(section.weight, 1, 1000))
+    at(f"{path}.weight", lambda: between(section.weight, 1, 1000))
     if section.probe and section.probe not in file.probe:
         raise UsageError(
             f"{path}.probe: there is no probe {section.probe}",
-            hint=_near(section.probe, file.probe),
+            hint=near(section.probe, file.probe),
         )
     if not section.probe and len(file.probe) > 1:
         raise UsageError(f"{path}.probe: say which of {', '.join(file.probe)}")
@@ -331,15 +274,15 @@ def _backend(file: File, name: str, section: BackendSection) -> Backend:
         if service not in file.service:
             raise UsageError(
                 f"{path}.addresses.{service}: there is no such service",
-                hint=_near(service, file.service),
+                hint=near(service, file.service),
             )
     return Backend(
         name,
-        _at(f"{path}.address", lambda: parse_address(section.address)),
+        at(f"{path}.address", lambda: parse_address(section.address)),
         section.weight,
-        _at(f"{path}.address6", lambda: parse_address(six)) if six else None,
+        at(f"{path}.address6", lambda: parse_address(six)) if six else None,
         tuple(
-            (s, _at(f"{path}.addresses.{s}", partial(parse_address, text)))
+            (s, at(f"{path}.addresses.{s}", partial(parse_address, text)))
             for s, text in section.addresses.items()
         ),
         section.mac,
@@ -356,13 +299,13 @@ def _service(
         if backend not in backends:
             raise UsageError(
                 f"{path}.backends: there is no backend {backend}",
-                hint=_near(backend, backends),
+                hint=near(backend, backends),
             )
     if not section.virtual or not names:
         missing = "backends" if section.virtual else "virtual"
         raise UsageError(f"{path}.{missing}: there is none")
     virtual = tuple(
-        _at(f"{path}.virtual", partial(parse_address, text, section.proto))
+        at(f"{path}.virtual", partial(parse_address, text, section.proto))
         for text in section.virtual
     )
     service = Service(
@@ -411,7 +354,7 @@ def _check_ways_back(
     A packet that a backend sends first, after a failover, names only itself: from
     that its virtual address must follow.
     """
-    seen: dict[Address, tuple[str, Address]] = {}
+    seen: dict[Address, tuple[str, Address]] = msgspec.field(default_factory=dict)
     for service in services:
         if service.mode == "dsr":
             continue
@@ -435,25 +378,6 @@ def _check_name(path: str, name: str) -> None:
         raise UsageError(
             f"{path}: a name is up to 20 of a-z, 0-9, - and _, a letter first"
         )
-
-
-def _at(path: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it reads
-    """Return what ``read`` does, its complaint under the path.
-
-    Raises:
-        UsageError: it complained.
-    """
-    try:
-        return read()
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from None
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
-def _between(value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{value:g} is not between {low:g} and {high:g}")
 
 
 def _is_prime(number: int) -> bool:

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 from standfast.backup.clean import REMOVE, clean, plan_clean
 from standfast.backup.opening import Recognised
 from standfast.backup.proof import COMMITTED, DISTRUST, REFUSED, UNFINISHED
+from standfast.backup.proven import (
+    DAMAGED,
+    DECRYPT,
+    FETCH,
+    HASH,
+    LISTING,
+    note_proven,
+)
 from standfast.backup.recovery import kit_text
 from standfast.backup.restore import manifests_of
 from standfast.backup.verify import Level, Verifier, verify
 from standfast.clock import utc_text
 from standfast.console import table
+from standfast.errors import StandfastError
 from standfast.units import size_text
 
 if TYPE_CHECKING:
@@ -122,9 +131,32 @@ def verify_vault(session: Session) -> int:
     with progress.shown() as add:
         verifier = Verifier(level, digests, identity, add, progress.expect, recognised)
         report = verify(vault, trust, arguments.archives, verifier)
-    status = report.status()
+    _remember(session, vault, report, read_here=here or vault.store.near)
     _report_verification(session, vault, report)
-    return status
+    return report.status()
+
+
+def _remember(
+    session: Session, vault: Vault, report: Report, *, read_here: bool
+) -> None:
+    """Note for ``status`` what was proven, on a machine that knows the vault."""
+    if vault.record is None:
+        return
+    kind = {
+        Level.LISTING: LISTING,
+        Level.HASH: FETCH if read_here else HASH,
+        Level.DECRYPT: DECRYPT,
+    }[report.level]
+    whole = not session.arguments.archives
+    checked = [checked.archive for checked in report.checked]
+    present = {archive.id for archive in checked} if whole else None
+    now = session.clock.now()
+    try:
+        for standing, what in ((COMMITTED, kind), (REFUSED, DAMAGED)):
+            ids = [a.id for a in checked if a.standing == standing]
+            note_proven(vault.state, what, ids, now, present)
+    except StandfastError as error:
+        session.console.note(f"not remembered: {error.message}")
 
 
 def _report_verification(session: Session, vault: Vault, report: Report) -> None:

@@ -27,6 +27,7 @@ from standfast.backup.sums import (
     NONE,
     Statement,
     format_sums,
+    line_name,
     parse_statement,
     parse_sums,
 )
@@ -60,6 +61,7 @@ class Built:
         sequence: int = 1,
         previous: str = NONE,
         key: SecretKey = KEY,
+        base: str = "",
     ) -> str:
         """Add an archive of one segment; return the digest of its sums."""
         folder = f"archives/{archive}"
@@ -67,8 +69,9 @@ class Built:
             {"00000000.zst.age": "0" * 64, "manifest.json.age": "1" * 64}
         )
         statement = Statement(
-            "archive", VAULT, signed or archive, 2, 30, sequence, previous, 0
-        )
+            "archive", VAULT, signed or archive, 2, 30, sequence, previous, 0,
+            base, NONE if base else "",
+        )  # fmt: skip
         sizes = {"00000000.zst.age": 10, "manifest.json.age": 20, SUMS: 9, SIGNATURE: 9}
         for name, size in sizes.items():
             self.entries.append(Entry(f"{folder}/{name}", size, "file"))
@@ -286,13 +289,24 @@ NUMBERS = st.integers(0, 1 << 62)
 IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 
 
-@given(vault=IDS, archive=IDS, numbers=st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS))
+NOTHING_SAID = st.just(("", ""))
+CHAIN = st.tuples(IDS | st.just(NONE), IDS | st.just(NONE)) | NOTHING_SAID
+
+
+@given(
+    vault=IDS,
+    archive=IDS,
+    numbers=st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    chain=CHAIN,
+)
 def test_a_statement_reads_back(
-    vault: str, archive: str, numbers: tuple[int, int, int, int]
+    vault: str, archive: str, numbers: tuple[int, int, int, int], chain: tuple[str, str]
 ) -> None:
     """A statement is its text and nothing else."""
     objects, size, sequence, time = numbers
-    one = Statement("archive", vault, archive, objects, size, sequence, NONE, time)
+    one = Statement(
+        "archive", vault, archive, objects, size, sequence, NONE, time, *chain
+    )
     assert one == parse_statement(one.text(), "x")
     for bad in (one.text() + " ", one.text() + " more=1", " " + one.text()):
         with pytest.raises(DamagedError):
@@ -312,12 +326,63 @@ def test_a_statement_reads_back(
         (f"archive={ONE}", "archive=../.."),
         (" time=0", ""),
         ("previous=none", "previous=xyz"),
+        ("base=none", "base=../.."),
+        ("base=none ", ""),
+        (" line=none", ""),
+        ("line=none", "line=x"),
+        ("base=none line=none", "line=none base=none"),
+        ("base=none", "base="),
     ],
 )
 def test_a_statement_that_we_never_make(old: str, new: str) -> None:
     """Anything but our own words states nothing."""
-    text = Statement("archive", VAULT, ONE, 2, 30, 1, NONE, 0).text()
+    text = Statement("archive", VAULT, ONE, 2, 30, 1, NONE, 0, NONE, NONE).text()
     assert old in text
     parse_statement(text, "x")
     with pytest.raises(DamagedError):
         parse_statement(text.replace(old, new, 1), "x")
+
+
+OLD_STATEMENT = (
+    f"standfast archive format=1 vault={VAULT} archive={ONE} objects=2 bytes=30 "
+    f"sequence=1 previous=none time=7"
+)
+
+
+def test_statements_of_older_releases_read() -> None:
+    """Before there were increments a statement said nothing of a base."""
+    old = parse_statement(OLD_STATEMENT, "x")
+    assert ("", "") == (old.base, old.line)
+    assert OLD_STATEMENT == old.text()
+
+
+def test_a_vault_has_no_base() -> None:
+    """Only archives build on each other."""
+    text = f"standfast vault format=1 vault={VAULT} objects=3 bytes=3 sequence=0"
+    parse_statement(f"{text} previous=none time=0", "x")
+    with pytest.raises(DamagedError):
+        parse_statement(f"{text} previous=none base=none line=none time=0", "x")
+
+
+def test_an_increment_without_its_base() -> None:
+    """What builds on an archive that is gone is damage, by name."""
+    built = Built()
+    built.archive(base=TWO)
+    assert (f"archives/{ONE}", DAMAGE) in grades(built.judged(trust()))
+    built.archive(TWO, base=NONE, sequence=2)
+    assert set() == grades(built.judged(trust()))
+
+
+SEEDS = st.binary(min_size=32, max_size=32)
+
+
+@given(seed=SEEDS, vault=IDS, guid=NUMBERS, other=NUMBERS)
+def test_lines_tell_datasets_apart(
+    seed: bytes, vault: str, guid: int, other: int
+) -> None:
+    """One dataset is one line; another, its tree, or another signer is not."""
+    line = line_name(seed, vault, guid, tree=False)
+    assert line == line_name(seed, vault, guid, tree=False)
+    assert line != line_name(seed, vault, guid, tree=True)
+    assert line != line_name(bytes(b ^ 1 for b in seed), vault, guid, tree=False)
+    assert (guid == other) == (line == line_name(seed, vault, other, tree=False))

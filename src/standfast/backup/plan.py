@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from standfast.backup.model import Manifest, is_archive_id
+from standfast.backup.sums import NONE
 from standfast.errors import UsageError
 from standfast.zfs.names import split_snapshot
 from standfast.zfs.streams import SnapshotFacts, check_flags, send_argv
@@ -29,6 +30,11 @@ class SendPlan:
         guid: the snapshot that the stream must be of; None if any bytes will do.
         size: about how many bytes will come; 0 when unknown.
         why: one sentence for the log and ``--dry-run``.
+        dataset: GUID of the dataset that is sent, or of the top of a tree; None for
+            standard input.
+        tree: the stream is of a dataset and all below it.
+        base: the archive that this one is an increment on, or ``none``.
+        base_guid: what the stream must be incremental from; 0 if it must be full.
     """
 
     name: str
@@ -36,10 +42,22 @@ class SendPlan:
     guid: int | None
     size: int
     why: str
+    dataset: int | None = None
+    tree: bool = False
+    base: str = NONE
+    base_guid: int = 0
 
 
-def plan_send(snapshot: SnapshotFacts, size: int, flags: Sequence[str]) -> SendPlan:
+def plan_send(
+    snapshot: SnapshotFacts, size: int, flags: Sequence[str], dataset: int
+) -> SendPlan:
     """Plan to send one whole snapshot.
+
+    Args:
+        snapshot: the snapshot.
+        size: about how many bytes it will be.
+        flags: for zfs send.
+        dataset: GUID of its dataset.
 
     Raises:
         UsageError: a flag would not give one whole stream.
@@ -51,6 +69,7 @@ def plan_send(snapshot: SnapshotFacts, size: int, flags: Sequence[str]) -> SendP
         guid=snapshot.guid,
         size=size,
         why="full: this standfast sends whole snapshots",
+        dataset=dataset,
     )
 
 

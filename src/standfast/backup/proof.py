@@ -156,6 +156,7 @@ def survey(
         result.archives.append(judge_archive(archive, objects, small, trust))
     result.findings += _vanished(sizes, trust)
     result.findings += _broken_chains(result.archives, trust)
+    result.findings += _baseless(result.archives)
     return result
 
 
@@ -331,6 +332,24 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
         if archive.statement is not None
         and archive.statement.vault == trust.vault
         and archive.statement.previous not in {NONE, *present}
+    ]
+
+
+def _baseless(archives: Iterable[Archive]) -> list[Finding]:
+    """Return the increments that no restore can use: what they build on is gone."""
+    archives = list(archives)
+    present = {archive.id for archive in archives}
+    return [
+        Finding(
+            archive_folder(archive.id),
+            DAMAGE,
+            f"cannot be restored: archive {archive.statement.base}, which it is an "
+            "increment on, is missing",
+        )
+        for archive in archives
+        if archive.standing == COMMITTED
+        and archive.statement is not None
+        and archive.statement.base not in {"", NONE, *present}
     ]
 
 

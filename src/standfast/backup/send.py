@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from standfast import __version__
@@ -32,7 +32,7 @@ from standfast.backup.model import (
 )
 from standfast.backup.sealing import Recipe, SealingLine
 from standfast.backup.state import COMMITTED, RESERVED, Sent
-from standfast.backup.sums import NONE, Statement, format_sums
+from standfast.backup.sums import NONE, Statement, format_sums, line_name
 from standfast.backup.vault import vault_recipient
 from standfast.clock import utc_text
 from standfast.errors import CommandError, StreamError
@@ -237,12 +237,14 @@ def send_archive(
         manifest = _manifest(vault, plan, sender, archive, recipe, segments, facts)
         sealed = encrypt(encode(manifest), [recipe.recipient])
         vault.store.put(f"{folder}/{MANIFEST_OBJECT}", sealed)
-        outcome = _commit(vault, manifest, sealed, sender)
+        outcome = _commit(vault, plan, manifest, sealed, sender)
         sender.progress(0, len(sealed))
     return outcome
 
 
-def _commit(vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender) -> Outcome:
+def _commit(
+    vault: Vault, plan: SendPlan, manifest: Manifest, sealed: bytes, sender: Sender
+) -> Outcome:
     """Write the sums, make all of it stable, then sign: the commit point.
 
     The ledger knows the number before the signature is written and learns of the
@@ -256,7 +258,19 @@ def _commit(vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender) -> 
     vault.store.put(f"{folder}/{SUMS}", sums)
     vault.store.make_stable(folder)
     key = vault.state.make_signer_key()
-    statement = _reserve(vault, manifest, sums, len(digests), stored, sender)
+    drafted = Statement(
+        kind="archive",
+        vault=vault.info.vault,
+        archive=manifest.archive,
+        objects=len(digests),
+        size=stored,
+        sequence=0,
+        previous=NONE,
+        time=int(sender.clock.now()),
+        base=plan.base,
+        line=_line(plan, key.seed, vault.info.vault),
+    )
+    statement = _reserve(vault, drafted, sums, manifest.name)
     signature = key.sign(sums, statement.text()).encode()
     vault.store.put(f"{folder}/{SIGNATURE}", signature)
     vault.store.make_stable(folder)
@@ -265,29 +279,23 @@ def _commit(vault: Vault, manifest: Manifest, sealed: bytes, sender: Sender) -> 
     return Outcome(manifest.archive, statement.sequence, manifest, stored)
 
 
-def _reserve(
-    vault: Vault,
-    manifest: Manifest,
-    sums: bytes,
-    objects: int,
-    stored: int,
-    sender: Sender,
-) -> Statement:
+def _line(plan: SendPlan, seed: bytes, vault: str) -> str:
+    if plan.dataset is None:
+        return NONE
+    return line_name(seed, vault, plan.dataset, tree=plan.tree)
+
+
+def _reserve(vault: Vault, drafted: Statement, sums: bytes, name: str) -> Statement:
     """Take the next number of this signer's sequence and return what to sign."""
     with vault.state.locked():
         ledger = vault.state.ledger()
         last = ledger.last_committed()
-        statement = Statement(
-            kind="archive",
-            vault=vault.info.vault,
-            archive=manifest.archive,
-            objects=objects,
-            size=stored,
+        statement = replace(
+            drafted,
             sequence=ledger.last_sequence + 1,
             previous=last.sums if last is not None else NONE,
-            time=int(sender.clock.now()),
         )
-        vault.state.note(_step(RESERVED, statement, sums, manifest.name))
+        vault.state.note(_step(RESERVED, statement, sums, name))
     return statement
 
 

@@ -8,6 +8,8 @@ in the signer's sequence are signed as well.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from standfast.errors import DamagedError
 # Names that we write: no folder, no white space, no leading dot or dash.
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._-]*)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LINE_NAME = re.compile(r"[0-9a-f]{32}")
 NONE = "none"
 
 
@@ -60,6 +63,10 @@ class Statement:
         previous: SHA-256 of the ``SHA256SUMS`` of the same signer's archive before
             this one, or ``none``.
         time: the signer's clock, Unix seconds.
+        base: the archive in this vault that this one is an increment on, or
+            ``none``; empty where nothing is said, as in older archives.
+        line: what the archive is one of, see ``line_name``, or ``none``; empty
+            where nothing is said. Both are said or neither.
     """
 
     kind: str
@@ -70,15 +77,37 @@ class Statement:
     sequence: int
     previous: str
     time: int
+    base: str = ""
+    line: str = ""
 
     def text(self) -> str:
         """Return the one-line form that is signed."""
         archive = f" archive={self.archive}" if self.archive else ""
+        chain = f" base={self.base} line={self.line}" if self.base else ""
         return (
             f"standfast {self.kind} format={FORMAT} vault={self.vault}{archive}"
             f" objects={self.objects} bytes={self.size} sequence={self.sequence}"
-            f" previous={self.previous} time={self.time}"
+            f" previous={self.previous}{chain} time={self.time}"
         )
+
+
+def line_name(seed: bytes, vault: str, guid: int, *, tree: bool) -> str:
+    """Return what names "the same dataset, by the same signer" in a vault.
+
+    Whoever deletes old archives by a policy has no key and must still know which
+    of them belong together. This says so, and no more: 32 hex digits, the first
+    half of HMAC-SHA256 (RFC 2104) under a key made of the signer's secret.
+
+    Args:
+        seed: the secret of the signing key.
+        vault: the vault's id.
+        guid: of the dataset, or of the top of a tree of them.
+        tree: the archives are of that whole tree.
+    """
+    key = hmac.digest(seed, b"standfast line", hashlib.sha256)
+    kind = "tree" if tree else "single"
+    text = f"{vault} {kind} {guid}".encode()
+    return hmac.digest(key, text, hashlib.sha256)[:16].hex()
 
 
 def parse_statement(text: str, source: str) -> Statement:
@@ -99,6 +128,8 @@ def parse_statement(text: str, source: str) -> Statement:
             sequence=int(values["sequence"]),
             previous=values["previous"],
             time=int(values["time"]),
+            base=values.get("base", ""),
+            line=values.get("line", ""),
         )
     except (KeyError, ValueError, IndexError):
         raise DamagedError(f"{source} states nothing that we know") from None
@@ -108,7 +139,19 @@ def parse_statement(text: str, source: str) -> Statement:
         and is_archive_id(statement.vault)
         and (statement.kind == "vault" or is_archive_id(statement.archive))
         and (statement.previous == NONE or _DIGEST.fullmatch(statement.previous))
+        and _is_chain(statement)
     )
     if not good:
         raise DamagedError(f"{source} states nothing that we know")
     return statement
+
+
+def _is_chain(statement: Statement) -> bool:
+    """Return whether base and line are what an archive may state, or nothing."""
+    if not statement.base and not statement.line:
+        return True
+    return (
+        statement.kind == "archive"
+        and (statement.base == NONE or is_archive_id(statement.base))
+        and (statement.line == NONE or bool(_LINE_NAME.fullmatch(statement.line)))
+    )

@@ -22,7 +22,13 @@ from standfast.errors import StandfastError, UsageError
 from standfast.pace import Limited, Pace, Unlimited
 from standfast.units import duration_text, parse_rate, size_text
 from standfast.zfs.names import split_snapshot
-from standfast.zfs.streams import check_flags, estimate, snapshot_facts, version
+from standfast.zfs.streams import (
+    check_flags,
+    dataset_guid,
+    estimate,
+    snapshot_facts,
+    version,
+)
 
 if TYPE_CHECKING:
     from standfast.backup.send import Outcome
@@ -107,7 +113,9 @@ def _plan(session: Session, flags: list[str]) -> SendPlan:
             raise UsageError("standard input is a terminal", hint="pipe something in")
         return plan_stdin(session.arguments.stdin)
     snapshot = snapshot_facts(session.host, session.arguments.words[0])
-    return plan_send(snapshot, estimate(session.host, snapshot, flags), flags)
+    dataset = dataset_guid(session.host, snapshot.name.partition("@")[0])
+    size = estimate(session.host, snapshot, flags)
+    return plan_send(snapshot, size, flags, dataset)
 
 
 def _producer(session: Session, plan: SendPlan) -> Producer:

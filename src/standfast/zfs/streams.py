@@ -80,6 +80,19 @@ def guid_of(host: Host, name: str) -> int:
     return snapshot_facts(host, name).guid
 
 
+def dataset_guid(host: Host, dataset: str) -> int:
+    """Return a dataset's own guid, which it keeps when it is renamed.
+
+    Raises:
+        CommandError: zfs cannot be asked, or does not tell.
+    """
+    result = host.run(["zfs", "get", "-Hp", "-o", "value", "guid", dataset])
+    text = result.stdout.decode().strip()
+    if not text.isdigit():
+        raise CommandError(f"zfs get said no guid of {dataset}")
+    return int(text)
+
+
 def exists(host: Host, dataset: str) -> bool:
     """Return whether a dataset exists.
 

@@ -18,6 +18,7 @@ class Outer(Section, frozen=True):
     name: str
     part: dict[str, Inner] = msgspec.field(default_factory=dict)
     main: Inner = Inner()
+    more: Inner | None = None
 
 
 def read(text: str) -> Outer:
@@ -39,6 +40,7 @@ def test_values_and_defaults() -> None:
         ('name = "x"\n[main]\nqq = 1', "main.qq: there is", "one of: size, words"),
         ('name = "x"\n[part.a]\nsize = "4"', "part.a.size: expected int, got", ""),
         ('name = "x"\n[part.a]\nwords = [1]', "part.a.words[0]: expected str", ""),
+        ('name = "x"\n[more]\nsise = 1', "more.sise: there is no", "mean size?"),
         ("", "object missing required field name", ""),
         ('name = "x"\nmain = 3', "main: expected object, got int", ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 from standfast.errors import InterruptError
@@ -70,3 +71,13 @@ def utc_text(seconds: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
         return "?"
+
+
+def local_time(seconds: float) -> datetime:
+    """Return a Unix time as this machine's wall clock shows it, without a zone."""
+    return utc_time(seconds).astimezone().replace(tzinfo=None)
+
+
+def utc_time(seconds: float) -> datetime:
+    """Return a Unix time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -99,13 +100,22 @@ def _check_keys(raw: dict[str, Any], kind: Any, path: str) -> None:  # noqa: ANN
         if key not in fields:
             raise UsageError(f"{here}: there is no such key", hint=near(key, fields))
         inner = fields[key]
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            _check(value, inner, f"{here}.")
-        elif getattr(inner, "__origin__", None) is dict and isinstance(value, dict):
-            item = inner.__args__[1]
-            if isinstance(item, type) and issubclass(item, msgspec.Struct):
-                for name, entry in value.items():
-                    _check(entry, item, f"{here}.{name}.")
+        table = _table(inner)
+        if table is not None:
+            _check(value, table, f"{here}.")
+        elif get_origin(inner) is dict and isinstance(value, dict):
+            table = _table(get_args(inner)[1])
+            for name, entry in value.items() if table is not None else ():
+                _check(entry, table, f"{here}.{name}.")
+
+
+def _table(kind: Any) -> Any:  # noqa: ANN401 - a type, or a union of types
+    """Return the Struct that a type is, or may be; None if it is no table."""
+    options = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return option
+    return None
 
 
 def _words(complaint: str, prefix: str) -> str:

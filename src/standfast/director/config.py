@@ -354,7 +354,7 @@ def _check_ways_back(
     A packet that a backend sends first, after a failover, names only itself: from
     that its virtual address must follow.
     """
-    seen: dict[Address, tuple[str, Address]] = msgspec.field(default_factory=dict)
+    seen: dict[Address, tuple[str, Address]] = {}
     for service in services:
         if service.mode == "dsr":
             continue

@@ -30,31 +30,40 @@ PAGE = """<!doctype html>
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#222;background:#fff} table{border-collapse:collapse;width:100%}
 td,th{padding:.3rem .6rem;text-align:left;border-bottom:1px solid #ddd}
+table{margin-bottom:1.5rem} #trouble{color:#b00020;font-weight:bold}
 .up{color:#17692c}.down{color:#b00020}.draining,.unknown{color:#8a5a00}
 .disabled{color:#666} #age{color:#666} li{color:#444}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}
 td,th{border-color:#444} li{color:#bbb}.up{color:#6fcf85}.down{color:#ff7a85}}
 </style>
 <h1 id="name">director</h1><p><b id="role"></b> <span id="reason"></span>
-<span id="age">waiting for the daemon</span></p>
+<span id="age">waiting for the daemon</span><br><span id="peer"></span></p>
+<p id="trouble"></p>
 <table><thead><tr><th>service<th>addresses<th>served by</thead>
 <tbody id="services"></tbody></table>
-<table><thead><tr><th>backend<th>address<th>state<th>last probe</thead>
+<table><thead><tr><th>backend<th>address<th>state<th>for<th>connections
+<th>last probe</thead>
 <tbody id="backends"></tbody></table><ul id="log"></ul>
 <script>
 const $=i=>document.getElementById(i);
 function row(cells,cls){const r=document.createElement("tr");
  cells.forEach((c,i)=>{const d=document.createElement("td");d.textContent=c;
  if(cls&&i==2)d.className=cls;r.append(d)});return r}
+const span=s=>s<60?Math.round(s)+" s":s<3600?Math.round(s/60)+" min":
+ s<172800?Math.round(s/3600)+" h":Math.round(s/86400)+" days";
 const source=new EventSource("/events");
 source.onerror=()=>{$("age").textContent="the daemon does not answer"};
 source.onmessage=e=>{const s=JSON.parse(e.data);$("age").textContent="";
  $("name").textContent="director "+s.name;$("role").textContent=s.role;
- $("reason").textContent="rank "+s.rank+": "+s.reason+(s.trouble?" "+s.trouble:"");
+ $("reason").textContent="rank "+s.rank+": "+s.reason;
+ $("trouble").textContent=s.trouble;
+ $("peer").textContent=!s.peer?"":!s.peer.here?"the peer is silent":
+  "peer: "+s.peer.role+", rank "+s.peer.rank+", table "+s.peer.agrees;
  $("services").replaceChildren(...s.services.map(v=>row([v.name,v.virtual.join(" "),
   v.serving.join(", ")||"nobody"])));
  $("backends").replaceChildren(...s.backends.map(b=>{
-  const r=row([b.name,b.address,b.state,b.words],b.state);
+  const r=row([b.name,b.address,b.state,b.since?span(s.now-b.since):"",
+   b.connections??"",b.words],b.state);
   r.dataset.backend=b.name;return r}));
  $("log").replaceChildren(...s.sentences.slice(-8).reverse().map(([t,w])=>{
   const l=document.createElement("li");

@@ -230,8 +230,13 @@ class Rig:
         sock = self.folder / f"{name}.sock"
         self.wait(sock.exists, f"haproxy {name} does not start")
 
-    def start_director(self, name: str, *, election: str, mode: str = "nat") -> None:
-        """Start a director's daemon, and wait until it answers."""
+    def start_director(
+        self, name: str, *, election: str, mode: str = "nat", more: str = ""
+    ) -> None:
+        """Start a director's daemon, and wait until it answers.
+
+        ``more`` ends its configuration.
+        """
         text = CONFIG.format(
             name=name,
             folder=self.folder,
@@ -246,7 +251,7 @@ class Rig:
             ),
         )
         path = self.folder / f"{name}.toml"
-        path.write_text(text, encoding="ascii")
+        path.write_text(f"{text}\n{more}", encoding="ascii")
         argv = [sys.executable, "-m", "standfast", "director", "run"]
         self.start(name, [*argv, "--config", str(path)], space=name)
         self.wait(lambda: self._answers(name), f"director {name} does not start")

@@ -116,7 +116,8 @@ def test_upgrade_by_its_command(rig: Rig) -> None:
     before = {name: rig.pid(name) for name in ("h1", "h2", "h3")}
     stop = "; ".join(
         f"[ {{name}} != {name} ] || {{{{ kill -USR1 {pid}; "
-        f"while kill -0 {pid} && [ $(ps -o stat= -p {pid}) != Z ]; do sleep .05; done; "
+        f"while kill -0 {pid} && [ $(ps -o stat= -p {pid} | cut -c1) != Z ]; "
+        "do sleep .05; done; "
         f"rm -f {rig.folder}/{name}.sock; }}}}"
         for name, pid in before.items()
     )

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
+    from standfast.director.plan import Told
+
 CAPTURES = sorted((ROOT / "tests" / "captures").glob("*-conntrack-*.json"))
 
 
@@ -394,6 +396,7 @@ class Ear:
     def __init__(self) -> None:
         self.statuses: list[PeerStatus] = []
         self.pins: list[tuple[Pin, ...]] = []
+        self.orders: tuple[Told, ...] = ()
         self.away = 0
         self.sentences: list[str] = []
 
@@ -402,6 +405,9 @@ class Ear:
 
     def peer_pins(self, pins: tuple[Pin, ...]) -> None:
         self.pins.append(pins)
+
+    def peer_orders(self, orders: tuple[Told, ...]) -> None:
+        self.orders += orders
 
     def peer_away(self) -> None:
         self.away += 1

@@ -103,6 +103,7 @@ class Daemon:
                 host=host,
                 say=self.say,
                 mark=self.plane.mark,
+                told=self._told,
             )
 
     async def run(self, election: Callable[[Plane], Election]) -> None:
@@ -128,6 +129,7 @@ class Daemon:
             await self.plane.settle()
             if self.peering is not None:
                 await self.peering.start()
+                self._share_orders()
                 workers.append(asyncio.create_task(self.peering.work(self._own)))
             await self.election.start()
             self._start_probes()
@@ -274,11 +276,28 @@ class Daemon:
     def _order(self, order: plan.Order, request: dict[str, Any]) -> str:
         name = self._backend(request).name
         force: Any = "force" if request.get("force") else ""
-        done = self._event(plan.Ordered(name, order, self._clock.now(), force))
+        at = plan.next_order_time(self.state, name, self._clock.now())
+        done = self._event(plan.Ordered(name, order, at, force))
         if done.refused:
             raise ControlError(done.sentence, hint="--force takes it out all the same")
+        self._share_orders()
         record.save(self.config.file.state, self.state)
         return done.sentence
+
+    def _told(self, told: plan.Told) -> None:
+        """Take an order that the peer was given, if it is news."""
+        before = plan.orders(self.state)
+        self._event(told)
+        if plan.orders(self.state) != before:
+            self._share_orders()
+            try:
+                record.save(self.config.file.state, self.state)
+            except ControlError as error:
+                self.say(error.message)
+
+    def _share_orders(self) -> None:
+        if self.peering is not None:
+            self.peering.order(plan.orders(self.state))
 
     def _backend(self, request: dict[str, Any]) -> Any:  # noqa: ANN401
         name = str(request.get("backend", ""))

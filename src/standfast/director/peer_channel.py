@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from standfast.director import peer_wire
+from standfast.director.orders import orders_bodies, read_orders
 from standfast.director.peer_wire import (
     KEY_BYTES,
     NONCE_BYTES,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from standfast.clock import Clock
     from standfast.director.model import Address, Pin
+    from standfast.director.plan import Told
 
 # A peer is away after this many intervals without a word.
 AWAY_INTERVALS = 3
@@ -75,6 +77,10 @@ class Listener(Protocol):
 
     def peer_pins(self, pins: tuple[Pin, ...]) -> None:
         """Take a whole set of pins, which replaces the one before."""
+        ...
+
+    def peer_orders(self, orders: tuple[Told, ...]) -> None:
+        """Take orders that the peer was given; some or all, in any order, repeated."""
         ...
 
     def peer_away(self) -> None:
@@ -166,6 +172,8 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._held: frozenset[tuple[Address, Address, str]] | None = None
         self._said_at = 0.0
         self._bodies: list[bytes] = []
+        self._orders: tuple[Told, ...] = ()
+        self._orders_at = 0.0
         self._next_part = 0
         self._round_at = 0.0
         self._gathering = Gathering()
@@ -209,6 +217,12 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._status = status
         self._send_status()
 
+    def order(self, orders: tuple[Told, ...]) -> None:
+        """Set the orders that the peer shall know; new ones are said now."""
+        if orders != self._orders:
+            self._orders = orders
+            self._send_orders()
+
     def push(self, pins: Sequence[Pin]) -> None:
         """Set the pins that the peer shall have, and begin to send them."""
         held = frozenset((pin.client, pin.virtual, pin.backend) for pin in pins)
@@ -249,6 +263,9 @@ class PeerChannel(asyncio.DatagramProtocol):
         if message.kind is Kind.STATUS:
             self._listener.peer_status(read_status(message))
             return
+        if message.kind is Kind.ORDERS:
+            self._listener.peer_orders(read_orders(message.body))
+            return
         part = read_part(message.body, self._clock.now())
         self._gathering, pins = gather(self._gathering, part)
         if pins is not None:
@@ -273,6 +290,14 @@ class PeerChannel(asyncio.DatagramProtocol):
         self._session, datagram = peer_wire.seal(self._session, self._status_message())
         self._send(datagram)
 
+    def _send_orders(self) -> None:
+        """Say all orders; they are few, and the peer may have missed or lost some."""
+        self._orders_at = self._clock.monotonic()
+        for body in orders_bodies(self._orders):
+            message = Message(Kind.ORDERS, self._status.rank, body)
+            self._session, datagram = peer_wire.seal(self._session, message)
+            self._send(datagram)
+
     def _send_parts(self) -> None:
         """Send the next parts of the set, at most a burst."""
         now = self._clock.monotonic()
@@ -295,6 +320,8 @@ class PeerChannel(asyncio.DatagramProtocol):
         while True:
             self._send_status()
             self._send_parts()
+            if self._clock.monotonic() - self._orders_at >= ROUND_S:
+                self._send_orders()
             await asyncio.sleep(self._interval)
             silence = self._clock.monotonic() - self._heard_at
             if self.present and silence > AWAY_INTERVALS * self._interval:

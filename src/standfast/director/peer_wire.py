@@ -41,6 +41,7 @@ class Kind(IntEnum):
 
     STATUS = 1
     PINS = 2
+    ORDERS = 3
 
 
 class Refusal(StandfastError):  # noqa: N818 - not a fault of ours

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from standfast.clock import Clock
     from standfast.director.config import PeerSection
     from standfast.director.model import Pin, Wanted
+    from standfast.director.plan import Told
     from standfast.host import Host
 
 log = logging.getLogger("standfast.director")
@@ -43,6 +44,7 @@ class Peering:
         host: where conntrack runs.
         say: takes a sentence.
         mark: called when the pins have changed.
+        told: takes an order that the peer was given.
 
     Attributes:
         status: what the peer said last; None while it is away.
@@ -57,6 +59,7 @@ class Peering:
         host: Host,
         say: Callable[[str], None],
         mark: Callable[[], None],
+        told: Callable[[Told], None],
     ) -> None:
         try:
             listen = parse_address(section.listen)
@@ -69,6 +72,7 @@ class Peering:
         self._host = host
         self._say = say
         self._mark = mark
+        self._told = told
         self._holder = False
         self._differs_since: float | None = None
         self._pushed = -1
@@ -109,6 +113,10 @@ class Peering:
                 self._channel.push(())
             await asyncio.sleep(LOOK_SECONDS)
 
+    def order(self, orders: tuple[Told, ...]) -> None:
+        """Let the peer know the orders that were given here."""
+        self._channel.order(orders)
+
     def agreement(self) -> Agreement:
         """Return whether the peer has had the same table, moments apart."""
         if self.status is None:
@@ -133,6 +141,11 @@ class Peering:
         self.pins = pins
         if keys != held:
             self._mark()
+
+    def peer_orders(self, orders: tuple[Told, ...]) -> None:
+        """See Listener."""
+        for told in orders:
+            self._told(told)
 
     def peer_away(self) -> None:
         """See Listener."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from standfast.director.model import Backend, Service, Table
 
 Order = Literal["drain", "undrain", "disable"]
+ORDER_STEP = 0.001  # seconds between two orders that follow each other
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ class Ordered:
 
 
 @dataclass(frozen=True)
+class Told:
+    """An order that was given elsewhere or earlier: to the peer, or to our last run.
+
+    The later one counts. Attributes:
+        backend: its name.
+        admin: UP, DRAINING or DISABLED.
+        at: when the order was given; see ``next_order_time``.
+        by: who says so, for the sentence.
+    """
+
+    backend: str
+    admin: BackendState
+    at: float
+    by: str
+
+
+@dataclass(frozen=True)
 class Inherited:
     """What the kernel held at our start: the serving backends of each service."""
 
@@ -82,7 +100,7 @@ class Configured:
     at: float
 
 
-Event = Probed | Ordered | Inherited | Configured
+Event = Probed | Ordered | Told | Inherited | Configured
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ class Entry:
     Attributes:
         health: what its probes say.
         admin: UP when nobody ordered anything, else DRAINING or DISABLED.
-        since: when the order was given.
+        since: when the last order was given; 0 if there never was one.
         share: per cent of its weight, as its agent asks; 0 takes it out.
         drain: whether its agent asks for a drain.
     """
@@ -148,6 +166,8 @@ def step(state: State, event: Event) -> Step:
         return _probed(state, event)
     if isinstance(event, Ordered):
         return _ordered(state, event)
+    if isinstance(event, Told):
+        return _told(state, event)
     if isinstance(event, Inherited):
         return _moved(state, replace(state, inherited=dict(event.members)), "taken up")
     return _configured(state, event)
@@ -201,6 +221,25 @@ def is_open(state: State, service: Service) -> bool:
     )
 
 
+def orders(state: State) -> tuple[Told, ...]:
+    """Return the last order of every backend that ever had one."""
+    return tuple(
+        Told(name, entry.admin, entry.since, "")
+        for name, entry in sorted(state.entries.items())
+        if entry.since
+    )
+
+
+def next_order_time(state: State, backend: str, now: float) -> float:
+    """Return the time of an order that is given now.
+
+    Never before an order that is known already, however the clocks of the two
+    directors differ: the last one that a person gives is the one that counts.
+    """
+    entry = state.entries.get(backend)
+    return now if entry is None else max(now, entry.since + ORDER_STEP)
+
+
 def _good(entry: Entry, name: str, held: frozenset[str] | None) -> bool:
     if entry.health.state is BackendState.UNKNOWN:
         return held is None or name in held
@@ -242,15 +281,21 @@ def _health_words(event: Probed, old: Entry, new: Entry) -> str:
     return ""
 
 
+_ADMIN = {
+    "drain": BackendState.DRAINING,
+    "disable": BackendState.DISABLED,
+    "undrain": BackendState.UP,
+}
+
+_FIRMNESS = {BackendState.UP: 0, BackendState.DRAINING: 1, BackendState.DISABLED: 2}
+
+
 def _ordered(state: State, event: Ordered) -> Step:
     old = state.entries.get(event.backend)
     if old is None:
         return Step(state, (), f"refused: there is no backend {event.backend}", True)
-    words, admin = {
-        "drain": ("drains: no new connections", BackendState.DRAINING),
-        "disable": ("is disabled", BackendState.DISABLED),
-        "undrain": ("may serve again", BackendState.UP),
-    }[event.order]
+    admin = _ADMIN[event.order]
+    words = _ADMIN_WORDS[admin]
     if old.admin is admin:
         return Step(state, (), f"{event.backend} {words} already")
     new = _with(state, event.backend, replace(old, admin=admin, since=event.at))
@@ -259,6 +304,29 @@ def _ordered(state: State, event: Ordered) -> Step:
         said = f"refused: {event.backend} is the last that serves {bare}"
         return Step(state, (), said, True)
     return _moved(state, new, f"{event.backend} {words}")
+
+
+_ADMIN_WORDS = {
+    BackendState.DRAINING: "drains: no new connections",
+    BackendState.DISABLED: "is disabled",
+    BackendState.UP: "may serve again",
+}
+
+
+def _told(state: State, event: Told) -> Step:
+    old = state.entries.get(event.backend)
+    if old is None or event.admin not in _FIRMNESS:
+        return Step(state)
+    # Of two orders in one moment the one that takes more out counts.
+    theirs = (event.at, _FIRMNESS[event.admin])
+    if theirs <= (old.since, _FIRMNESS[old.admin]):
+        return Step(state)
+    new = _with(state, event.backend, replace(old, admin=event.admin, since=event.at))
+    if old.admin is event.admin:
+        return Step(new)
+    return _moved(
+        state, new, f"{event.backend} {_ADMIN_WORDS[event.admin]} ({event.by})"
+    )
 
 
 def _bared(state: State, new: State) -> str:

@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from standfast.director.control import ControlError
-from standfast.director.plan import Ordered
+from standfast.director.model import BackendState
+from standfast.director.plan import Told, orders
 
 if TYPE_CHECKING:
-    from standfast.director.plan import Order, State
-
-_ORDERS: dict[str, Order] = {"draining": "drain", "disabled": "disable"}
+    from standfast.director.plan import State
 
 
 def save(path: str, state: State) -> None:
-    """Write all orders in force, durably, old or new but never half.
+    """Write the last order of each backend, durably, old or new but never half.
+
+    Also one that lets it serve again: it outweighs an older one that the peer holds.
 
     Raises:
         ControlError: it cannot be written.
     """
-    orders = {
-        name: {"state": entry.admin.value, "since": entry.since}
-        for name, entry in state.entries.items()
-        if entry.admin.value in _ORDERS
+    held = {
+        told.backend: {"state": told.admin.value, "since": told.at}
+        for told in orders(state)
     }
     place = Path(path)
     fresh = place.with_name(place.name + ".new")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("w", encoding="ascii") as file:
-            json.dump({"version": 1, "orders": orders}, file)
+            json.dump({"version": 1, "orders": held}, file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(place)
@@ -46,7 +46,7 @@ def save(path: str, state: State) -> None:
         ) from None
 
 
-def load(path: str) -> list[Ordered]:
+def load(path: str) -> list[Told]:
     """Return the orders that were in force; none if there is no such file.
 
     Raises:
@@ -55,7 +55,9 @@ def load(path: str) -> list[Ordered]:
     try:
         document: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
         return [
-            Ordered(name, _ORDERS[held["state"]], float(held["since"]), "force")
+            Told(
+                name, BackendState(held["state"]), float(held["since"]), "since before"
+            )
             for name, held in document["orders"].items()
         ]
     except FileNotFoundError:

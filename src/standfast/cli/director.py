@@ -70,7 +70,13 @@ def _add_run(commands: Any) -> None:  # noqa: ANN401
         commands, "run", "probe, decide, steer, elect; for ever", "director_run:run"
     )
     _config(parser)
-    parser.add_argument("--syslog", action="store_true", help="log to syslog")
+    parser.add_argument(
+        "--syslog",
+        metavar="PLACE",
+        nargs="?",
+        const="",
+        help="log to syslog here, at a socket's path, or at HOST:PORT",
+    )
 
 
 def _add_check(commands: Any) -> None:  # noqa: ANN401

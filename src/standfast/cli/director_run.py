@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import logging.handlers
 import os
 import random  # noqa: TID251 - drawn here, handed on
 import signal
-import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from standfast.cli.director_log import log_to
 from standfast.clock import SystemClock
 from standfast.console import Console
 from standfast.director import plan
@@ -57,7 +56,16 @@ def read_config(path: str) -> Config:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop."""
-    _log_to(arguments)
+    log_to(arguments)
+    try:
+        return _run(arguments)
+    except StandfastError as error:
+        if arguments.syslog is not None:
+            log.error("%s", error.message)  # noqa: TRY400 - a line, no traceback
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
     host = LocalHost()
     driver = open_driver(config.file.driver, host)
@@ -153,25 +161,3 @@ def _reload(daemon: Daemon) -> None:
         daemon.reload()
     except StandfastError as error:
         daemon.say(f"the configuration is refused, the old one stays: {error.message}")
-
-
-def _log_to(arguments: argparse.Namespace) -> None:
-    handler: Any = logging.StreamHandler(sys.stderr)
-    form = "%(asctime)s %(levelname)s %(message)s"
-    if arguments.syslog:
-        handler = logging.handlers.SysLogHandler("/dev/log")
-        form = "standfast-director: %(message)s"
-    elif "JOURNAL_STREAM" in os.environ:
-        form = "%(message)s"
-        handler.addFilter(_journal)
-    handler.setFormatter(logging.Formatter(form))
-    root = logging.getLogger("standfast")
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
-
-
-def _journal(row: logging.LogRecord) -> bool:
-    """Open a line with <N>, by which the journal knows its weight (sd-daemon(3))."""
-    weight = 3 if row.levelno >= logging.ERROR else 4
-    row.msg = f"<{6 if row.levelno <= logging.INFO else weight}>{row.msg}"
-    return True

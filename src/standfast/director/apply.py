@@ -174,6 +174,7 @@ class Daemon:
         """Log a decision, and keep it for the status."""
         self.sentences.append((self._clock.now(), sentence))
         log.info("%s", sentence)
+        self._notifier.tell(f"STATUS={sentence}")
         self._changed.set()
 
     async def changed(self) -> None:

@@ -118,6 +118,20 @@ def _add_orders(commands: Any) -> None:  # noqa: ANN401
             "--force", action="store_true", help="even the last that serves"
         )
         _socket(parser)
+    standby = _command(
+        commands,
+        "standby",
+        "give the addresses up to the peer, and keep away from them",
+        "director_ask:standby",
+    )
+    standby.add_argument(
+        "--force", action="store_true", help="even if nobody else can hold them"
+    )
+    _socket(standby)
+    resume = _command(
+        commands, "resume", "let this director hold them again", "director_ask:resume"
+    )
+    _socket(resume)
     reload = _command(
         commands, "reload", "read the configuration anew", "director_ask:reload"
     )

@@ -69,6 +69,17 @@ def disable(arguments: argparse.Namespace) -> int:
     return _plain(arguments, _order(arguments, "disable"))
 
 
+def standby(arguments: argparse.Namespace) -> int:
+    """Let the daemon give the addresses up."""
+    request = {"do": "standby", "force": arguments.force}
+    return _plain(arguments, ask(arguments.socket, request)["sentence"])
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Let the daemon hold the addresses again."""
+    return _plain(arguments, ask(arguments.socket, {"do": "resume"})["sentence"])
+
+
 def reload(arguments: argparse.Namespace) -> int:
     """Let the daemon read its configuration anew."""
     return _plain(arguments, ask(arguments.socket, {"do": "reload"})["sentence"])

@@ -16,25 +16,19 @@ from standfast.cli.director_log import log_to
 from standfast.clock import SystemClock
 from standfast.console import Console
 from standfast.director import plan
-from standfast.director.apply import Daemon
+from standfast.director.assembly import open_daemon
 from standfast.director.config import parse_config
 from standfast.director.drivers import open_driver
 from standfast.director.model import Wanted, digest
-from standfast.director.notify import Notifier
-from standfast.director.opening import (
-    Teller,
-    inner_addresses,
-    inner_cards,
-    open_election,
-)
+from standfast.director.opening import open_election
 from standfast.director.page import serve_page
-from standfast.director.plane import Plane
 from standfast.errors import StandfastError, UsageError
 from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
     import argparse
 
+    from standfast.director.apply import Daemon
     from standfast.director.config import Config
 
 log = logging.getLogger("standfast.director")
@@ -66,28 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config)
     host = LocalHost()
-    driver = open_driver(config.file.driver, host)
-    capabilities = driver.detect()
-    if capabilities.missing:
-        raise StandfastError("; ".join(capabilities.missing))
-    plane = partial(
-        Plane,
-        driver,
-        guard=config.file.election.kind != "none",
-        inner=inner_cards(config, host),
-        tell=Teller(inner_addresses(config)),
-    )
-    daemon = Daemon(
-        config,
+    daemon = open_daemon(
+        read_config(arguments.config),
+        host,
         reread=lambda: read_config(arguments.config),
-        driver=driver,
-        host=host,
         clock=SystemClock(),
         chance=random.Random(),  # noqa: S311 - jitter, no secret
-        notifier=Notifier(os.environ),
-        plane=plane,
+        environment=os.environ,
     )
     # What was made at the start lives for ever; collecting it would delay probes.
     gc.freeze()

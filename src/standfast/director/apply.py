@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from standfast.director import plan, record
 from standfast.director.control import ControlError, serve
-from standfast.director.election.model import Role
-from standfast.director.election.rank import Agreement, Fitness, RankPolicy, RankState
-from standfast.director.election.rank import step as rank_step
+from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
 from standfast.director.maglev import slot_of
-from standfast.director.model import BackendState, Wanted, digest, parse_address
+from standfast.director.mastership import Mastership
+from standfast.director.model import (
+    BackendState,
+    Wanted,
+    configuration_digest,
+    digest,
+    parse_address,
+)
+from standfast.director.opening import renew
 from standfast.director.peer_channel import PeerStatus
 from standfast.director.peering import Peering
 from standfast.director.probes import ask, open_probe
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from standfast.director.config import Config
     from standfast.director.drivers import Driver
     from standfast.director.election import Election
+    from standfast.director.election.rank import RankState
+    from standfast.director.model import Service
     from standfast.director.notify import Notifier
     from standfast.director.plane import Plane
     from standfast.director.probes import Probe
@@ -41,9 +49,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("standfast.director")
 
-RANK_EVERY = 0.5  # seconds between two reviews of our rank
 JITTER = 0.05  # of an interval, so that directors do not fall into step
 LATE_KEPT = 4096  # how many probes' lateness is remembered
+_AGREES = {Agreement.SAME: "same", Agreement.UNKNOWN: "unknown"}
+_DIFFERS = {Agreement.TABLE: "table", Agreement.DIFFERENT: "configuration"}
 
 
 class Daemon:
@@ -83,7 +92,6 @@ class Daemon:
         self.late: deque[float] = deque(maxlen=LATE_KEPT)
         self.probed = 0
         self.state = plan.State()
-        self.rank = RankState()
         self.left: dict[str, int | None] = {}
         self._reread = reread
         self._host = host
@@ -93,8 +101,8 @@ class Daemon:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
-        self.election: Election | None = None
         self.plane = plane(self._wanted)
+        self.plane.answering = self._answering
         self.peering: Peering | None = None
         if config.file.peer.address:
             self.peering = Peering(
@@ -105,6 +113,19 @@ class Daemon:
                 mark=self.plane.mark,
                 told=self._told,
             )
+        self.mastership = Mastership(
+            lambda: self.config,
+            self.plane,
+            backends=self._counted,
+            peering=self.peering,
+            clock=clock,
+            say=self.say,
+        )
+
+    @property
+    def rank(self) -> RankState:
+        """What we claim in the election, and why."""
+        return self.mastership.rank
 
     async def run(self, election: Callable[[Plane], Election]) -> None:
         """Run until ``stop``; hand over, and leave the rules where they are.
@@ -115,14 +136,14 @@ class Daemon:
         """
         await self._take_up()
         server = await serve(self.config.file.socket, self.answer)
-        self.election = election(self.plane)
+        elected = self.mastership.election = election(self.plane)
         workers = [
             asyncio.create_task(work)
             for work in (
                 self.plane.work(parse_duration(self.config.file.reconcile)),
-                self._rank(),
+                self.mastership.work(),
                 self._beat(),
-                self._follow(),
+                self.mastership.follow(),
             )
         ]
         try:
@@ -131,7 +152,7 @@ class Daemon:
                 await self.peering.start()
                 self._share_orders()
                 workers.append(asyncio.create_task(self.peering.work(self._own)))
-            await self.election.start()
+            await elected.start()
             self._start_probes()
             self._notifier.tell("READY=1")
             stopping = asyncio.create_task(self._stop.wait())
@@ -141,7 +162,7 @@ class Daemon:
                     worker.result()
         finally:
             self._notifier.tell("STOPPING=1")
-            await self.election.stop(handover=True)
+            await elected.stop(handover=True)
             await self.plane.finish()
             server.close()
             if self.peering is not None:
@@ -164,16 +185,17 @@ class Daemon:
         """
         config = self._reread()
         old, self.config = self.config, config
-        if config.file.election != old.file.election:
-            self.say("the election's settings count from the next start")
+        for sentence in renew(self.mastership.election, old, config):
+            self.say(sentence)
+        self.mastership.review()
         self._event(self._configured(config))
         self._start_probes()
         return "the configuration was read"
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, weight: int = logging.INFO) -> None:
         """Log a decision, and keep it for the status."""
         self.sentences.append((self._clock.now(), sentence))
-        log.info("%s", sentence)
+        log.log(weight, "%s", sentence)
         self._notifier.tell(f"STATUS={sentence}")
         self._changed.set()
 
@@ -201,6 +223,8 @@ class Daemon:
                 return {"cut": count}
             case "where":
                 return {"places": await self._where(request["client"])}
+            case "standby" | "resume" as order:
+                return {"sentence": self._stand(order, request)}
             case "reload":
                 return {"sentence": self.reload()}
         raise ControlError(f"there is no request {request.get('do')!r}")
@@ -208,10 +232,9 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """Return all that there is to see; see docs/director.md for the fields."""
         wanted = self.plane.wanted()
-        role = self.election.role if self.election else Role.INIT
         return {
             "name": self.config.file.name,
-            "role": role.value,
+            "role": self.mastership.role.value,
             "rank": self.rank.rank,
             "reason": self.rank.reason,
             "guard": self.plane.guard,
@@ -220,6 +243,7 @@ class Daemon:
             "transactions": self.plane.applied,
             "probes": self.probed,
             "now": self._clock.now(),
+            "election": self.mastership.row(),
             "peer": self._peer_row(),
             "services": [self._service_row(s, wanted) for s in wanted.services],
             "backends": [self._backend_row(name) for name in self.state.backends],
@@ -229,8 +253,10 @@ class Daemon:
     async def _take_up(self) -> None:
         """Begin with what the kernel and the last run have left."""
         self._event(self._configured(self.config))
-        for order in record.load(self.config.file.state):
+        orders, standby = record.load(self.config.file.state)
+        for order in orders:
             self._event(order)
+        self.mastership.willing = not standby
         prepare = getattr(self.driver, "prepare", None)
         wanted = self.plane.wanted()
         if prepare is not None and self.config.file.sysctl:
@@ -244,6 +270,8 @@ class Daemon:
         }
         if members:
             self._event(plan.Inherited(members))
+        if self.peering is not None:
+            self.peering.inherit(observed.pins)
 
     def _configured(self, config: Config) -> plan.Configured:
         return plan.Configured(
@@ -282,7 +310,7 @@ class Daemon:
         if done.refused:
             raise ControlError(done.sentence, hint="--force takes it out all the same")
         self._share_orders()
-        record.save(self.config.file.state, self.state)
+        self._keep()
         return done.sentence
 
     def _told(self, told: plan.Told) -> None:
@@ -292,13 +320,22 @@ class Daemon:
         if plan.orders(self.state) != before:
             self._share_orders()
             try:
-                record.save(self.config.file.state, self.state)
+                self._keep()
             except ControlError as error:
                 self.say(error.message)
 
     def _share_orders(self) -> None:
         if self.peering is not None:
             self.peering.order(plan.orders(self.state))
+
+    def _stand(self, order: str, request: dict[str, Any]) -> str:
+        sentence = self.mastership.order(order, force=bool(request.get("force")))
+        self._keep()
+        return sentence
+
+    def _keep(self) -> None:
+        standby = not self.mastership.willing
+        record.save(self.config.file.state, self.state, standby=standby)
 
     def _backend(self, request: dict[str, Any]) -> Any:  # noqa: ANN401
         name = str(request.get("backend", ""))
@@ -336,53 +373,35 @@ class Daemon:
             # Start to start; a probe that outlasts its interval skips no beat.
             due = max(started + interval, loop.time())
 
-    async def _rank(self) -> None:
-        policy = RankPolicy(
-            self.config.file.election.priority,
-            parse_duration(self.config.file.election.hold),
-        )
-        loop = asyncio.get_running_loop()
-        while True:
-            rank = rank_step(policy, self.rank, self._fitness(), loop.time())
-            if rank.rank != self.rank.rank:
-                self.say(f"rank {self.rank.rank} -> {rank.rank}: {rank.reason}")
-            if rank != self.rank and self.election is not None:
-                self.election.set_rank(rank.rank, rank.reason)
-            self.rank = rank
-            await asyncio.sleep(RANK_EVERY)
-
-    def _fitness(self) -> Fitness:
+    def _counted(self) -> tuple[int, int]:
+        """Return how many backends answer, and how many should."""
         # Who was drained or disabled on purpose is missed by nobody.
         counted = [
             entry.health.state
             for entry in self.state.entries.values()
             if entry.admin is BackendState.UP
         ]
-        loaded = self.plane.loaded()
         down = sum(state is BackendState.DOWN for state in counted)
-        agreed = self.peering.agreement() if self.peering else Agreement.UNKNOWN
-        return Fitness(len(counted) - down, len(counted), loaded, agreed)
+        return len(counted) - down, len(counted)
+
+    def _answering(self, service: Service) -> bool:
+        """Return whether a connection to a service should be answered."""
+        return any(
+            self.state.entries[name].health.state is BackendState.UP
+            for name in plan.serving(self.state, service)
+        )
 
     def _own(self) -> tuple[PeerStatus, Wanted]:
         wanted = self.plane.wanted()
-        role = self.election.role if self.election else Role.INIT
         said = self.sentences[-1][1] if self.sentences else ""
-        return PeerStatus(self.rank.rank, role.value, digest(wanted), said), wanted
-
-    async def _follow(self) -> None:
-        assert self.election is not None
-        moves_itself = self.config.file.election.kind in {"carp", "vrrp"}
-        async for change in self.election.events():
-            self.say(f"{change.role.value}: {change.sentence}")
-            if not moves_itself and self.config.file.election.kind != "none":
-                await self._follow_role(change.role)
-
-    async def _follow_role(self, role: Role) -> None:
-        if role is Role.MASTER:
-            await self.plane.guard_off()
-        elif not self.plane.guard:
-            await self.plane.guard_on()
-            await self.plane.flush()
+        status = PeerStatus(
+            self.rank.rank,
+            self.mastership.role.value,
+            digest(wanted),
+            said,
+            configuration_digest(wanted),
+        )
+        return status, wanted
 
     async def _beat(self) -> None:
         while True:
@@ -442,8 +461,10 @@ class Daemon:
             "here": status is not None,
             "role": status.role if status else "",
             "rank": status.rank if status else 0,
-            "agrees": self.peering.agreement().value,
-            "refused": self.peering.refused,
+            "agrees": _AGREES.get(self.peering.agreement(), "different"),
+            "differs": _DIFFERS.get(self.peering.agreement(), ""),
+            "refused": sum(self.peering.refused.values()),
+            "refused_by": dict(self.peering.refused),
             "pins": len(self.peering.pins),
         }
 

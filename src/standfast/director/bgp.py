@@ -187,6 +187,19 @@ class BgpSpeaker:
                 hint="is it running, with bgp_relay as its process?",
             )
 
+    async def retarget(
+        self, virtuals: Sequence[Address], communities: tuple[str, ...]
+    ) -> None:
+        """Announce other addresses, or with other communities, from now on.
+
+        Raises:
+            BgpError: ExaBGP refused, or did not answer.
+        """
+        async with self._lock:
+            self._virtuals, self._communities = tuple(virtuals), communities
+            if self._writer is not None:
+                await self._tell()
+
     async def stop(self) -> None:
         """Stop talking; routes stay as they are."""
         if self._server is not None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from ipaddress import ip_address
 from typing import Literal
 
 import msgspec
 
 from standfast.config import Section, at, between, near, read_toml
+from standfast.director.election.rank import OnDifference  # noqa: TC001 - read
 from standfast.director.health import Pace
 from standfast.director.model import Address, Backend, Mode, Service, parse_address
 from standfast.director.plan import Policy
@@ -117,7 +119,8 @@ class ElectionSection(Section, frozen=True):
     """``[election]``: who holds the addresses.
 
     Attributes:
-        kind: none holds always; external follows whoever has the address.
+        kind: none holds always; external follows whoever has the address; bgp lets
+            routers choose; freebsd-carp steers the kernel of FreeBSD.
         interface: where adverts go; default ``front``.
         id: vhid or vrid.
         passphrase_file: for carp; and for vrrp the key of our own extension.
@@ -128,6 +131,13 @@ class ElectionSection(Section, frozen=True):
         hold: seconds of health before a better rank is announced again.
         relay: for bgp, the socket that ExaBGP's bgp_relay connects to.
         communities: for bgp, sent with every route, as 65001:100.
+        rank_file: for external, where to write the rank for keepalived's
+            ``vrrp_track_file``.
+        verify: after a takeover, ``probe`` sends a connection through the virtual
+            addresses and waits for the answer (Linux), ``rules`` only asks the
+            kernel for its rules.
+        verify_from: where these connections say they come from; addresses that
+            backends answer by way of this director.
     """
 
     kind: ElectionKind = "none"
@@ -140,6 +150,10 @@ class ElectionSection(Section, frozen=True):
     hold: str = "2s"
     relay: str = "/run/standfast-bgp.sock"
     communities: tuple[str, ...] = ()
+    rank_file: str = ""
+    verify: Literal["probe", "rules"] = "probe"
+    # Kept for tests of networks (RFC 2544, RFC 5180), so nobody else's.
+    verify_from: tuple[str, ...] = ("198.18.0.2", "2001:2::2")
 
 
 class PeerSection(Section, frozen=True):
@@ -149,11 +163,14 @@ class PeerSection(Section, frozen=True):
         address: where it listens, with a port; empty is none.
         listen: where we listen.
         key_file: 32 random bytes that both share; only their owner may read it.
+        on_difference: what another configuration or table over there does to a
+            director that does not hold the addresses; see election.rank.RankPolicy.
     """
 
     address: str = ""
     listen: str = ""
     key_file: str = ""
+    on_difference: OnDifference = "yield"
 
 
 class StatusSection(Section, frozen=True):
@@ -228,12 +245,15 @@ def _checked(file: File) -> Config:
     at("election.interval", lambda: parse_duration(file.election.interval))
     at("election.hold", lambda: parse_duration(file.election.hold))
     at("election.priority", lambda: between(file.election.priority, 1, 254))
+    at("election.id", lambda: between(file.election.id, 1, 255))
+    at("election.verify_from", lambda: [*map(ip_address, file.election.verify_from)])
     at("seed", lambda: between(file.seed, 0, 0xFFFFFFFF))
     for name, probe in file.probe.items():
         _check_probe(f"probe.{name}", probe)
     backends = {n: _backend(file, n, b) for n, b in file.backend.items()}
     services = tuple(_service(file, n, s, backends) for n, s in file.service.items())
     _check_ways_back(services, backends)
+    _check_election(file)
     config = Config(
         file,
         services,
@@ -370,6 +390,23 @@ def _check_ways_back(
                         hint="give it an address or a port for each: "
                         f'[backend.{name}.addresses] {service.name} = "..."',
                     )
+
+
+def _check_election(file: File) -> None:
+    election = file.election
+    if election.kind == "carp" and not election.passphrase_file:
+        raise UsageError("election.passphrase_file: is missing, CARP needs one")
+    if election.kind == "bgp" and election.addresses:
+        raise UsageError(
+            "election.addresses: with bgp no address moves",
+            hint="give each director an inner address of its own",
+        )
+    if election.kind == "freebsd-carp" and file.driver != "pf":
+        raise UsageError('election.kind: freebsd-carp needs driver = "pf"')
+    if election.rank_file and election.kind != "external":
+        raise UsageError('election.rank_file: is for kind = "external"')
+    if election.kind in ("carp", "vrrp") and not (election.interface or file.front):
+        raise UsageError("election.interface: is missing")
 
 
 def _check_name(path: str, name: str) -> None:

@@ -13,7 +13,7 @@ import ipaddress
 import json
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -243,25 +243,42 @@ def digest(wanted: Wanted) -> str:
 
     Guard, pins and interface names differ rightly between directors and are not in.
     """
-    body = [
+    slots = [list(wanted.table.get(service.name, ())) for service in wanted.services]
+    return _hex([_configured(service, wanted) for service in wanted.services], slots)
+
+
+def configuration_digest(wanted: Wanted) -> str:
+    """Return what two directors compare first: what their tables are computed from.
+
+    Who serves at the moment is not in, as two directors may rightly see that
+    otherwise; 16 hex digits over services, seeds, backends and weights.
+    """
+    weights = {name: backend.weight for name, backend in wanted.backends.items()}
+    rows = [
         [
-            service.name,
-            [str(address) for address in service.virtual],
-            service.mode,
-            service.seed,
-            [
-                [
-                    name,
-                    *(
-                        str(wanted.backends[name].at(service.name, v))
-                        for v in service.virtual
-                    ),
-                ]
-                for name in service.backends
-            ],
-            list(wanted.table.get(service.name, ())),
+            *_configured(service, wanted),
+            service.slots,
+            [weights[name] for name in service.backends],
         ]
         for service in wanted.services
     ]
-    text = json.dumps(body, separators=(",", ":"))
+    return _hex(rows)
+
+
+def _configured(service: Service, wanted: Wanted) -> list[Any]:
+    return [
+        service.name,
+        [str(address) for address in service.virtual],
+        service.mode,
+        service.seed,
+        [[name, *_ways(service, wanted.backends[name])] for name in service.backends],
+    ]
+
+
+def _ways(service: Service, backend: Backend) -> list[str]:
+    return [str(backend.at(service.name, virtual)) for virtual in service.virtual]
+
+
+def _hex(*rows: Any) -> str:  # noqa: ANN401 - any JSON
+    text = json.dumps(rows, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

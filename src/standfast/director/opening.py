@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from standfast.director.config import Config
     from standfast.director.election import Election
     from standfast.director.election.model import IPAddress
+    from standfast.director.model import Address
     from standfast.director.plane import Plane
     from standfast.host import Host
 
@@ -62,7 +64,8 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
     if section.kind == "external":
         from standfast.director.election import external  # noqa: PLC0415
 
-        return external.ExternalElection(addresses)
+        told = Path(section.rank_file) if section.rank_file else None
+        return external.ExternalElection(addresses, rank_file=told)
     if section.kind == "freebsd-carp":
         from standfast.director.election import freebsd  # noqa: PLC0415
 
@@ -97,12 +100,40 @@ def _open_bgp(config: Config, plane: Plane) -> Election:
     from standfast.director.election.bgp import BgpElection  # noqa: PLC0415
 
     section = config.file.election
-    speaker = BgpSpeaker(
-        Path(section.relay),
-        [virtual for service in config.services for virtual in service.virtual],
-        communities=section.communities,
-    )
+    path, communities = Path(section.relay), section.communities
+    told = logging.getLogger("standfast.director").info
+    speaker = BgpSpeaker(path, _announced(config), communities=communities, told=told)
     return BgpElection(speaker, plane)
+
+
+def _announced(config: Config) -> list[Address]:
+    return [virtual for service in config.services for virtual in service.virtual]
+
+
+# What of [election] is read anew while the daemon runs.
+LIVE = ("priority", "hold", "communities")
+
+
+def renew(election: Election | None, old: Config, new: Config) -> tuple[str, ...]:
+    """Give a running election what a reload has changed; return what has to wait."""
+    from standfast.director.election.bgp import BgpElection  # noqa: PLC0415
+
+    if isinstance(election, BgpElection):
+        election.retarget(_announced(new), new.file.election.communities)
+        moved = False
+    else:
+        moved = virtual_addresses(new) != virtual_addresses(old)
+    fields = new.file.election.__struct_fields__
+    before, after = old.file.election, new.file.election
+    changed = [
+        f"election.{name}"
+        for name in fields
+        if name not in LIVE and getattr(before, name) != getattr(after, name)
+    ]
+    changed += ["the virtual addresses that move"] if moved else []
+    if old.file.peer != new.file.peer:
+        changed.append("peer")
+    return tuple(f"{name}: counts from the next start" for name in changed)
 
 
 def kernel_group(config: Config) -> tuple[tuple[str, int], ...]:

@@ -60,12 +60,15 @@ class PeerStatus:
         role: ``init``, ``backup`` or ``master``.
         digest: of its services and tables; see model.digest.
         sentence: its last decision.
+        configuration: digest of what its tables are computed from; empty when it
+            does not say.
     """
 
     rank: int
     role: str
     digest: str
     sentence: str
+    configuration: str = ""
 
 
 class Listener(Protocol):
@@ -121,7 +124,8 @@ def read_key(path: Path) -> bytes:
 
 def status_body(status: PeerStatus) -> bytes:
     """Return the body that says a status; its rank is in the head."""
-    words = (status.role, status.digest, status.sentence[:TEXT_MAX])
+    said = status.sentence[:TEXT_MAX]
+    words = (status.role, status.digest, said, status.configuration)
     return json.dumps(words, separators=(",", ":")).encode()
 
 
@@ -133,12 +137,13 @@ def read_status(message: Message) -> PeerStatus:
     """
     try:
         words: Any = json.loads(message.body)
-        role, digest, sentence = words
+        role, digest, sentence, *more = words
     except (ValueError, TypeError, RecursionError) as error:
         raise PartError(f"not a status: {error}") from None
-    if not all(isinstance(word, str) for word in (role, digest, sentence)):
+    if not all(isinstance(word, str) for word in (role, digest, sentence, *more)):
         raise PartError("not a status: it is not made of words")
-    return PeerStatus(message.rank, role, digest, sentence[:TEXT_MAX])
+    configuration = more[0] if more else ""
+    return PeerStatus(message.rank, role, digest, sentence[:TEXT_MAX], configuration)
 
 
 class PeerChannel(asyncio.DatagramProtocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,15 @@ from standfast.director import conntrack
 from standfast.director.election.rank import Agreement
 from standfast.director.model import parse_address
 from standfast.director.peer_channel import PeerChannel, PeerStatus, read_key
-from standfast.director.pins import misplaced
+from standfast.director.pins import PIN_MAX_S, misplaced
 from standfast.errors import StandfastError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from standfast.clock import Clock
     from standfast.director.config import PeerSection
+    from standfast.director.mastership import Say
     from standfast.director.model import Pin, Wanted
     from standfast.director.plan import Told
     from standfast.host import Host
@@ -33,6 +35,12 @@ log = logging.getLogger("standfast.director")
 LOOK_SECONDS = 1.0
 # Tables of two directors differ for a moment whenever one sees a change first.
 DIFFERENCE_SECONDS = 5.0
+_ALARMS = {
+    Agreement.DIFFERENT: "the peer has another configuration: services, seeds or "
+    "backends differ, so a failover would break connections",
+    Agreement.TABLE: "the peer has another table: it sees other backends up, or has "
+    "other orders",
+}
 
 
 class Peering:
@@ -57,7 +65,7 @@ class Peering:
         *,
         clock: Clock,
         host: Host,
-        say: Callable[[str], None],
+        say: Say,
         mark: Callable[[], None],
         told: Callable[[Told], None],
     ) -> None:
@@ -74,15 +82,17 @@ class Peering:
         self._mark = mark
         self._told = told
         self._holder = False
+        self._ours = ("", "")
+        self._agreed = Agreement.UNKNOWN
         self._differs_since: float | None = None
         self._pushed = -1
         self.status: PeerStatus | None = None
         self.pins: tuple[Pin, ...] = ()
 
     @property
-    def refused(self) -> int:
-        """How many datagrams were not believed."""
-        return sum(self._channel.refused.values())
+    def refused(self) -> Mapping[str, int]:
+        """How many datagrams were not believed, by reason."""
+        return self._channel.refused
 
     async def start(self) -> None:
         """Listen and speak.
@@ -95,6 +105,11 @@ class Peering:
         except OSError as error:
             raise UsageError(f"peer.listen: {error.strerror}") from None
 
+    def inherit(self, pins: tuple[Pin, ...]) -> None:
+        """Keep pins that a former daemon left in the kernel, until told otherwise."""
+        expires = self._clock.now() + PIN_MAX_S
+        self.pins = tuple(replace(pin, expires=expires) for pin in pins)
+
     async def stop(self) -> None:
         """Say nothing more."""
         await self._channel.stop()
@@ -106,7 +121,8 @@ class Peering:
             self._holder = status.role == "master"
             self._channel.say(status)
             self._drop_old()
-            self._compare(status)
+            self._ours = (status.configuration, status.digest)
+            self._compare()
             if self._holder:
                 await self._push(wanted)
             else:
@@ -118,19 +134,15 @@ class Peering:
         self._channel.order(orders)
 
     def agreement(self) -> Agreement:
-        """Return whether the peer has had the same table, moments apart."""
-        if self.status is None:
-            return Agreement.UNKNOWN
-        if self._differs_since is None:
-            return Agreement.SAME
-        age = self._clock.monotonic() - self._differs_since
-        return Agreement.DIFFERENT if age > DIFFERENCE_SECONDS else Agreement.UNKNOWN
+        """Return whether the peer steers as we do, tables compared moments apart."""
+        return self._agreed
 
     def peer_status(self, status: PeerStatus) -> None:
         """See peer_channel.Listener."""
         if self.status is None:
             self._say(f"the peer is here: {status.role}, rank {status.rank}")
         self.status = status
+        self._compare()
 
     def peer_pins(self, pins: tuple[Pin, ...]) -> None:
         """See Listener; a holder keeps what it was given before it held."""
@@ -150,18 +162,39 @@ class Peering:
     def peer_away(self) -> None:
         """See Listener."""
         self.status = None
-        self._differs_since = None
+        self._compare()
         self._say("the peer is silent")
 
     def peer_refused(self, sentence: str) -> None:
         """See Listener."""
         log.warning("the peer channel: %s", sentence)
 
-    def _compare(self, own: PeerStatus) -> None:
-        if self.status is None or self.status.digest == own.digest:
+    def _compare(self) -> None:
+        """Find out whether the peer agrees; tell when that has changed."""
+        agreed = self._compared()
+        if agreed is self._agreed:
+            return
+        before, self._agreed = self._agreed, agreed
+        if agreed in _ALARMS:
+            self._say(_ALARMS[agreed], logging.WARNING)
+        elif before in _ALARMS and agreed is Agreement.SAME:
+            self._say("the peer agrees with us again")
+
+    def _compared(self) -> Agreement:
+        configuration, table = self._ours
+        if self.status is None or not table:
             self._differs_since = None
-        elif self._differs_since is None:
-            self._differs_since = self._clock.monotonic()
+            return Agreement.UNKNOWN
+        if self.status.configuration not in ("", configuration):
+            return Agreement.DIFFERENT
+        if not self.status.digest or self.status.digest == table:
+            self._differs_since = None
+            return Agreement.SAME
+        now = self._clock.monotonic()
+        if self._differs_since is None:
+            self._differs_since = now
+        lasting = now - self._differs_since > DIFFERENCE_SECONDS
+        return Agreement.TABLE if lasting else Agreement.SAME
 
     def _drop_old(self) -> None:
         now = self._clock.now()

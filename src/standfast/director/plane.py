@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from standfast.director.drivers import DriverError
+from standfast.director.proving import UnprovableError
 from standfast.errors import StandfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from standfast.director.drivers import Driver
     from standfast.director.election.hands import IpAddresses
     from standfast.director.election.model import IPAddress
-    from standfast.director.model import Observed, Wanted
+    from standfast.director.model import Address, Observed, Service, Wanted
 
 log = logging.getLogger("standfast.director")
 
@@ -39,10 +40,15 @@ class Plane:
         guard: whether to start guarded.
         inner: addresses towards the backends that move along, with their cards.
         tell: announces an inner address to its neighbours.
+        prove: sends connections through virtual addresses; returns those that were
+            answered. None sends none.
 
     Attributes:
         observed: what the kernel held last; None before the first look.
         trouble: why the last try failed; empty when it did not.
+        unproved: why no connection through the addresses was answered when they were
+            last taken; empty when one was, or none could be sent.
+        answering: tells whether a service has a backend that should answer.
         applied: transactions so far.
     """
 
@@ -54,6 +60,8 @@ class Plane:
         guard: bool,
         inner: tuple[tuple[IpAddresses, IPAddress], ...] = (),
         tell: Callable[[IPAddress], None] = lambda _: None,
+        prove: Callable[[Sequence[Address]], Awaitable[frozenset[Address]]]
+        | None = None,
     ) -> None:
         self._driver = driver
         self._wanted = wanted
@@ -64,8 +72,11 @@ class Plane:
         self._dirty = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._loaded: bool | None = None
+        self._prove = prove
         self.observed: Observed | None = None
         self.trouble = ""
+        self.unproved = ""
+        self.answering: Callable[[Service], bool] = lambda _: True
         self.applied = 0
 
     @property
@@ -197,11 +208,42 @@ class Plane:
         self._closing = None
 
     async def verify(self, addresses: tuple[IPAddress, ...]) -> None:  # noqa: ARG002
-        """See DataPlane: the kernel is asked once more for what it holds."""
+        """See DataPlane: rules as they should be, and an answer through each family.
+
+        A family counts when one virtual address of it was answered: a service whose
+        backends have all failed says nothing of the way.
+        """
         wanted = self.wanted()
         observed = await asyncio.to_thread(self._driver.observe, wanted)
         if not observed.present or self._driver.plan(observed, wanted):
+            self._dirty.set()
             raise DriverError("the rules are not what they were a moment ago")
+        asked = [
+            virtual
+            for service in wanted.services
+            if service.mode != "dsr" and self.answering(service)
+            for virtual in service.virtual
+            if virtual.proto == "tcp"
+        ]
+        self.unproved = await self._silence(asked)
+        if self.unproved:
+            raise DriverError(self.unproved)
+
+    async def _silence(self, asked: Sequence[Address]) -> str:
+        """Return what is wrong with the way through the addresses, if anything."""
+        if self._prove is None or not asked:
+            return ""
+        try:
+            answered = await self._prove(asked)
+        except UnprovableError as error:
+            log.warning("a takeover cannot be proved: %s", error.message)
+            return ""
+        silent = {v.family for v in asked} - {v.family for v in answered}
+        if not silent:
+            log.info("a connection through the virtual addresses was answered")
+            return ""
+        families = " and ".join(f"IPv{family}" for family in sorted(silent))
+        return f"no connection through the virtual addresses was answered ({families})"
 
     async def flush(self) -> None:
         """See DataPlane; a closing door does it when it is closed."""

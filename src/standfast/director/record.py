@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from standfast.director.plan import State
 
 
-def save(path: str, state: State) -> None:
+def save(path: str, state: State, *, standby: bool = False) -> None:
     """Write the last order of each backend, durably, old or new but never half.
 
     Also one that lets it serve again: it outweighs an older one that the peer holds.
+
+    Args:
+        path: of the file.
+        state: has the orders about backends.
+        standby: whether this director shall not hold the addresses.
 
     Raises:
         ControlError: it cannot be written.
@@ -35,7 +40,8 @@ def save(path: str, state: State) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("w", encoding="ascii") as file:
-            json.dump({"version": 1, "orders": held}, file)
+            document = {"version": 1, "orders": held, "standby": standby}
+            json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(place)
@@ -46,22 +52,25 @@ def save(path: str, state: State) -> None:
         ) from None
 
 
-def load(path: str) -> list[Told]:
-    """Return the orders that were in force; none if there is no such file.
+def load(path: str) -> tuple[list[Told], bool]:
+    """Return the orders that were in force, and whether one was standby.
+
+    Without such a file there were none.
 
     Raises:
         ControlError: the file is there but cannot be understood.
     """
     try:
         document: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
-        return [
+        told = [
             Told(
                 name, BackendState(held["state"]), float(held["since"]), "since before"
             )
             for name, held in document["orders"].items()
         ]
+        return told, bool(document.get("standby", False))
     except FileNotFoundError:
-        return []
+        return [], False
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ControlError(
             f"cannot read {path}: {error}", hint="mend it, or take it away"

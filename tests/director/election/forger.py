@@ -95,9 +95,9 @@ def main(protocol: str, vip: str) -> None:
         for each in forged + replayed + malformed:
             mouth.sendto(each, (GROUP, 0))
             time.sleep(0.01)
-    counts = {"FORGED": 6, "REPLAYED": 5, "MALFORMED": 2}
+    counts = {"forged": 6, "replayed": 5, "malformed": 2}
     if protocol == "carp":
-        counts["FORGED"] = 4
+        counts["forged"] = 4
     print(json.dumps(counts))
 
 

@@ -61,7 +61,7 @@ async def run(wish: dict[str, Any]) -> None:
             case ["rank", rank]:
                 election.set_rank(int(rank), "the test said so")
             case ["refused"] if isinstance(election, Speaker):
-                say(refused={k.name: v for k, v in election.refused.items()})
+                say(refused=dict(election.refused))
             case ["stop"]:
                 await election.stop(handover=True)
                 say(stopped=True)

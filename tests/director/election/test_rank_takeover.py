@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -46,6 +46,8 @@ fitnesses = st.integers(0, 20).flatmap(
         loaded=st.sampled_from([True, False, None]),
         agreement=st.sampled_from(Agreement),
         willing=st.booleans(),
+        holder=st.booleans(),
+        unproved=st.sampled_from(["", "nobody answered"]),
     )
 )
 
@@ -98,11 +100,41 @@ def test_advskew_of_rank(rank: int, advskew: int | None) -> None:
     assert advskew == skew_of_rank(rank)
 
 
-def test_a_digest_that_differs_ranks_lowest_or_refuses() -> None:
-    fitness = Fitness(3, 3, loaded=True, agreement=Agreement.DIFFERENT)
-    refusing = RankPolicy(refuse_on_difference=True)
+@pytest.mark.parametrize(
+    ("on_difference", "agreement", "apart"),
+    [
+        ("alarm", Agreement.DIFFERENT, 200),
+        ("alarm", Agreement.UNKNOWN, 200),
+        ("yield", Agreement.DIFFERENT, 1),
+        ("yield", Agreement.TABLE, 200),
+        ("yield", Agreement.UNKNOWN, 200),
+        ("refuse", Agreement.DIFFERENT, 0),
+        ("refuse", Agreement.TABLE, 0),
+        ("refuse", Agreement.UNKNOWN, 1),
+        ("refuse", Agreement.SAME, 200),
+    ],
+)
+def test_a_difference_keeps_addresses_from_moving(
+    on_difference: Any, agreement: Agreement, apart: int
+) -> None:
+    """It is held against who would take them, never against who holds them."""
+    policy = RankPolicy(on_difference=on_difference)
+    ranks = [
+        deserved_rank(policy, Fitness(3, 3, True, agreement, holder=holder))[0]
+        for holder in (False, True)
+    ]
+    assert [apart, 200] == ranks
+
+
+def test_a_takeover_that_was_not_proved_ranks_lowest() -> None:
+    fitness = Fitness(3, 3, loaded=True, holder=True, unproved="nobody answered")
+    assert (1, "nobody answered") == deserved_rank(POLICY, fitness)
+
+
+def test_where_others_serve_beside_it_a_node_without_backends_is_unfit() -> None:
+    fitness = Fitness(0, 3, loaded=True, holder=True)
     assert 1 == deserved_rank(POLICY, fitness)[0]
-    assert 0 == deserved_rank(refusing, fitness)[0]
+    assert 0 == deserved_rank(RankPolicy(bare=0), fitness)[0]
 
 
 def test_the_order_of_taking_and_leaving() -> None:

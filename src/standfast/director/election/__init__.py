@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from standfast.director.election.model import Role, RoleChange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 __all__ = ["Election", "Role", "RoleChange"]
 
@@ -23,6 +23,16 @@ class Election(Protocol):
     @property
     def role(self) -> Role:
         """What this node is now."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many adverts were not believed, by reason; empty where none are read."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from doing what it was told; empty when nothing does."""
         ...
 
     async def start(self) -> None:

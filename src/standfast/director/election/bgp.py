@@ -19,9 +19,10 @@ from standfast.director.election.broadcast import Broadcast
 from standfast.director.election.model import RANK_UNFIT, Role, RoleChange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from standfast.director.bgp import BgpSpeaker
+    from standfast.director.model import Address
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,31 @@ class BgpElection:
         self._stopping = False
         self._changes = Broadcast()
         self._task: asyncio.Task[None] | None = None
+        self._targets: tuple[tuple[Address, ...], tuple[str, ...]] | None = None
 
     @property
     def role(self) -> Role:
         """What this node is; see Election."""
         return self._role
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Nothing is read from the wire here; see Election."""
+        return {}
+
+    @property
+    def problem(self) -> str:
+        """What ExaBGP refused, or that it is away; see Election."""
+        if not self._speaker.connected.is_set():
+            return "ExaBGP is not connected"
+        return self._speaker.problem
+
+    def retarget(
+        self, virtuals: Sequence[Address], communities: tuple[str, ...]
+    ) -> None:
+        """Announce other addresses or communities from now on, their rules first."""
+        self._targets = (tuple(virtuals), communities)
+        self._due.set()
 
     async def start(self) -> None:
         """Listen for ExaBGP; see Election."""
@@ -95,8 +116,11 @@ class BgpElection:
         if rank == RANK_UNFIT:
             await self._leave(reason)
             return
-        if self._role is not Role.MASTER:
+        if self._role is not Role.MASTER or self._targets is not None:
             await self._plane.guard_off()
+        if self._targets is not None:
+            targets, self._targets = self._targets, None
+            await self._speaker.retarget(*targets)
         await self._speaker.serve(rank)
         self._become(Role.MASTER, f"announced by BGP: {reason}")
 

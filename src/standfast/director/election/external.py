@@ -18,7 +18,7 @@ from standfast.director.election.broadcast import Broadcast
 from standfast.director.election.model import RANK_UNFIT, Role, RoleChange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from standfast.director.election.model import IPAddress
@@ -68,6 +68,8 @@ class ExternalElection:
         self._role = Role.INIT
         self._changes = Broadcast()
         self._follower: asyncio.Task[None] | None = None
+        self.refused: Mapping[str, int] = {}
+        self.problem = ""
 
     @property
     def role(self) -> Role:
@@ -87,14 +89,10 @@ class ExternalElection:
         try:
             # In one write: keepalived reads the file whenever it changes.
             self._rank_file.write_text(f"{weight}\n")
+            self.problem = ""
         except OSError as error:
-            log.warning(
-                "cannot tell rank %d (%s) by %s: %s",
-                rank,
-                reason,
-                self._rank_file,
-                error.strerror,
-            )
+            self.problem = f"cannot write {self._rank_file}: {error.strerror}"
+            log.warning("rank %d (%s) is not told: %s", rank, reason, self.problem)
 
     def events(self) -> AsyncIterator[RoleChange]:
         """Return changes of role; see Election."""

@@ -35,7 +35,7 @@ from standfast.director.election.model import (
 from standfast.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from standfast.clock import Clock
@@ -198,6 +198,7 @@ class FreebsdCarp:
         self._changes = Broadcast()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self.refused: Mapping[str, int] = {}
         self.problem = ""
 
     @property

@@ -12,7 +12,7 @@ from standfast.director.election.broadcast import Broadcast
 from standfast.director.election.model import RANK_UNFIT, Role, RoleChange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 
 class NoElection:
@@ -22,6 +22,8 @@ class NoElection:
         self._role = Role.INIT
         self._changes = Broadcast()
         self._running = False
+        self.refused: Mapping[str, int] = {}
+        self.problem = ""
 
     @property
     def role(self) -> Role:

@@ -5,21 +5,32 @@ preference that the operator gave it. It is 0 only where holding the addresses w
 break connections that are alive: without rules the kernel answers clients with RST.
 It falls at once and returns only when it has been deserved for a while, so that a
 node that flaps does not move the addresses each time.
+
+A difference between two directors harms connections only when addresses move, so it
+never takes them from a node that holds them: it keeps the other from taking them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 from standfast.director.election.model import RANK_HIGHEST, RANK_LOWEST, RANK_UNFIT
 
+OnDifference = Literal["alarm", "yield", "refuse"]
+
 
 class Agreement(Enum):
-    """Whether the peer has the same table and seed."""
+    """Whether the peer steers as this node does.
+
+    TABLE: from one configuration it has made another table for some time, as when it
+    sees other backends down. DIFFERENT: services, seeds or backends differ.
+    """
 
     SAME = "same"
-    DIFFERENT = "different"
+    TABLE = "table"
+    DIFFERENT = "configuration"
     UNKNOWN = "unknown"
 
 
@@ -33,6 +44,9 @@ class Fitness:
         loaded: whether the rules are in the data plane; None is "could not tell".
         agreement: what the peer's digest says.
         willing: False while an operator keeps the node from mastership.
+        holder: whether it holds the addresses now.
+        unproved: why no probe came back through the addresses when this node took
+            them; empty when one did, or none was sent.
     """
 
     healthy: int
@@ -40,6 +54,8 @@ class Fitness:
     loaded: bool | None
     agreement: Agreement = Agreement.UNKNOWN
     willing: bool = True
+    holder: bool = False
+    unproved: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,13 +66,19 @@ class RankPolicy:
         preference: rank of a node that lacks nothing, 10..254; give the preferred
             one more than the others.
         hold: seconds for which a better rank must be deserved before it is claimed.
-        refuse_on_difference: whether a peer with another table makes this node
-            unfit; otherwise it ranks lowest.
+        on_difference: what a difference does to a node that does not hold the
+            addresses. ``alarm``: nothing. ``yield``: with another configuration it
+            takes them only when nobody else holds them. ``refuse``: with another
+            configuration or table it does not take them at all while the peer is
+            heard, and while it is silent only when nobody else holds them.
+        bare: rank without any backend that answers. 1 where one node must hold the
+            addresses in any case; 0 where others serve beside it (BGP).
     """
 
     preference: int = 200
     hold: float = 10.0
-    refuse_on_difference: bool = False
+    on_difference: OnDifference = "yield"
+    bare: int = RANK_LOWEST
 
 
 @dataclass(frozen=True)
@@ -76,26 +98,50 @@ class RankState:
     since: float = 0.0
 
 
-def deserved_rank(  # noqa: PLR0911 - one for each reason
-    policy: RankPolicy, fitness: Fitness
-) -> tuple[int, str]:
+def deserved_rank(policy: RankPolicy, fitness: Fitness) -> tuple[int, str]:
     """Return the rank that facts give, without memory, and the reason."""
+    limit, why = _limit(policy, fitness)
+    rank, reached = _reach(policy, fitness)
+    return (limit, why) if limit < rank else (rank, reached)
+
+
+def _limit(policy: RankPolicy, fitness: Fitness) -> tuple[int, str]:
+    """Return the most that a node may claim, whatever it reaches, and why."""
     if not fitness.willing:
         return RANK_UNFIT, "an operator keeps this node from mastership"
     if fitness.loaded is None:
         return RANK_UNFIT, "could not tell whether the rules are loaded"
     if not fitness.loaded:
         return RANK_UNFIT, "the rules are not loaded"
-    if fitness.agreement is Agreement.DIFFERENT:
-        if policy.refuse_on_difference:
-            return RANK_UNFIT, "the peer has another table"
-        return RANK_LOWEST, "the peer has another table"
+    limit = RANK_HIGHEST if fitness.holder else _difference(policy, fitness.agreement)
+    if limit < RANK_HIGHEST:
+        words = {
+            Agreement.DIFFERENT: "the peer has another configuration",
+            Agreement.TABLE: "the peer has another table",
+        }
+        silent = "the peer is silent, so its table is not known"
+        return limit, words.get(fitness.agreement, silent)
+    if fitness.unproved:
+        return RANK_LOWEST, fitness.unproved
+    return RANK_HIGHEST, ""
+
+
+def _difference(policy: RankPolicy, agreement: Agreement) -> int:
+    """Return the most that a node which holds nothing may claim beside its peer."""
+    if policy.on_difference == "yield":
+        return RANK_LOWEST if agreement is Agreement.DIFFERENT else RANK_HIGHEST
+    if policy.on_difference == "alarm" or agreement is Agreement.SAME:
+        return RANK_HIGHEST
+    return RANK_LOWEST if agreement is Agreement.UNKNOWN else RANK_UNFIT
+
+
+def _reach(policy: RankPolicy, fitness: Fitness) -> tuple[int, str]:
     best = min(policy.preference, RANK_HIGHEST)
     if fitness.total == 0:
         return RANK_LOWEST, "no backend is configured"
     reached = f"{fitness.healthy} of {fitness.total} backends healthy"
     if fitness.healthy == 0:
-        return RANK_LOWEST, reached
+        return policy.bare, reached
     missing = fitness.total - fitness.healthy
     return max(RANK_LOWEST + 1, best - best * missing // fitness.total), reached
 

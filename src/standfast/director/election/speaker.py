@@ -154,6 +154,7 @@ class Speaker(Generic[S, A]):
         self._changes = Broadcast()
         self._asked = Ranked(RANK_UNFIT, "no rank is known yet")
         self._barred: asyncio.TimerHandle | None = None
+        self._failed = ""
         self._refused: Counter[Refusal] = Counter()
         self._logged: dict[Refusal, float] = {}
         self._farewells: set[asyncio.Task[None]] = set()
@@ -164,9 +165,14 @@ class Speaker(Generic[S, A]):
         return self._machine.state.role
 
     @property
-    def refused(self) -> Mapping[Refusal, int]:
-        """How many packets were not believed, by reason."""
-        return self._refused
+    def refused(self) -> Mapping[str, int]:
+        """How many adverts were not believed, by reason; see Election."""
+        return {kind.name.lower(): count for kind, count in self._refused.items()}
+
+    @property
+    def problem(self) -> str:
+        """Why it stays away from the addresses for a while; see Election."""
+        return self._failed if self._barred is not None else ""
 
     async def start(self) -> None:
         """Take part; see Election."""
@@ -200,6 +206,7 @@ class Speaker(Generic[S, A]):
 
     def takeover_failed(self, sentence: str) -> None:
         """Give up mastership that the hands could not make true, for a while."""
+        self._failed = f"the takeover failed: {sentence}"
         self._event(Ranked(RANK_UNFIT, f"the takeover failed: {sentence}"))
         if self._barred is not None:
             self._barred.cancel()

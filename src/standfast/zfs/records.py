@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from standfast.errors import StreamError
 from standfast.zfs.fletcher import Fletcher4
 from standfast.zfs.nvlist import parse_nvlist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from standfast.zfs.nvlist import NvList, Value
 
@@ -272,6 +272,7 @@ class _Begin:
     version: int
     creation: int
     kind: int
+    flags: int
     toguid: int
     fromguid: int
     toname: str
@@ -300,6 +301,30 @@ class _Begin:
         )
 
 
+class Listener(Protocol):
+    """Is told of what is inside each substream, after it was checked."""
+
+    def begin(
+        self, substream: Substream, flags: int, payload: int, *, big_endian: bool
+    ) -> None:
+        """A substream begins; ``payload`` bytes belong to its BEGIN record."""
+        ...
+
+    def records(
+        self, view: memoryview, where: int, starts: Sequence[int], until: int
+    ) -> None:
+        """Its next bytes have come.
+
+        Args:
+            view: the rest of what came before, then whole headers with payloads;
+                the last payload may be cut.
+            where: the view's offset in the stream.
+            starts: where in the view headers are.
+            until: where the last payload ends; may be beyond the view.
+        """
+        ...
+
+
 class StreamCheck:
     """Check one stream, piece by piece.
 
@@ -309,12 +334,16 @@ class StreamCheck:
     the snapshots that its header lists. After the first error every call raises it
     again.
 
+    Args:
+        listener: is told of the records of substreams, piece by piece.
+
     Attributes:
         name: the stream's toname, from its first BEGIN; until then empty.
         guid: the toguid there (0 for a compound header); until then 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener | None = None) -> None:
+        self._listener = listener
         self.name = ""
         self.guid = 0
         self._stage = _Stage.START
@@ -326,7 +355,7 @@ class StreamCheck:
         self._order: Literal["<", ">"] = "<"
         self._layout = _layout("<")
         self._sums: Fletcher4 | None = None
-        self._begun = _Begin(0, 0, 0, 0, 0, 0, "")
+        self._begun = _Begin(0, 0, 0, 0, 0, 0, 0, "")
         self._header: _Begin | None = None
         self._list = bytearray()
         self._streams: list[Substream] = []
@@ -397,6 +426,10 @@ class StreamCheck:
         self._records += len(marks)
         self._left = at - end
         self._prove(view, start, end, marks)
+        if self._listener and self._stage is _Stage.INSIDE and end > start:
+            starts = [mark - _RECORDED - start for mark in marks]
+            where = self._base + start
+            self._listener.records(view[start:end], where, starts, at - start)
         if problem:
             raise self._corrupt(self._base + at, problem)
         return end
@@ -511,12 +544,19 @@ class StreamCheck:
         sums = self._running_sums()
         sums.reset()
         sums.update(header)
+        if self._listener and not compound:
+            self._listener.begin(
+                begun.substream(),
+                begun.flags,
+                begun.payload,
+                big_endian=self._order == ">",
+            )
 
     def _parse_begin(self, header: memoryview) -> _Begin:
         fields = self._layout.begin.unpack_from(header)
-        payload, version, creation, kind, _flags, toguid, fromguid, name = fields
+        payload, version, creation, kind, flags, toguid, fromguid, name = fields
         text = name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        return _Begin(payload, version, creation, kind, toguid, fromguid, text)
+        return _Begin(payload, version, creation, kind, flags, toguid, fromguid, text)
 
     def _end(self, header: memoryview, where: int) -> None:
         """Check the END of a substream or of the compound header."""

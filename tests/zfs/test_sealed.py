@@ -113,7 +113,8 @@ def test_another_secret_or_altered_keys_open_nothing(field: str, secret: bytes) 
         other = (
             value + 1 if isinstance(value, int) else bytes([value[0] ^ 1]) + value[1:]
         )
-        data = replace(data, **{field: other})
+        changes: dict[str, Any] = {field: other}
+        data = replace(data, **changes)
     with pytest.raises(NoIdentityError, match="does not open"):
         unlock(data, secret)
 

@@ -99,16 +99,16 @@ def key_data(payload: bytes) -> KeyData | None:
         return None
     try:
         data = KeyData(
-            suite=found["DSL_CRYPTO_SUITE"],
-            guid=found["DSL_CRYPTO_GUID"],
-            version=found.get("DSL_CRYPTO_VERSION", 0),
+            suite=_number(found["DSL_CRYPTO_SUITE"]),
+            guid=_number(found["DSL_CRYPTO_GUID"]),
+            version=_number(found.get("DSL_CRYPTO_VERSION", 0)),
             master=bytes(found["DSL_CRYPTO_MASTER_KEY_1"]),
             hmac=bytes(found["DSL_CRYPTO_HMAC_KEY_1"]),
             iv=bytes(found["DSL_CRYPTO_IV"]),
             mac=bytes(found["DSL_CRYPTO_MAC"]),
-            form=found["keyformat"],
-            rounds=found.get("pbkdf2iters", 0),
-            salt=found.get("pbkdf2salt", 0),
+            form=_number(found["keyformat"]),
+            rounds=_number(found.get("pbkdf2iters", 0)),
+            salt=_number(found.get("pbkdf2salt", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StreamError(
@@ -118,10 +118,13 @@ def key_data(payload: bytes) -> KeyData | None:
     return data
 
 
+def _number(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
 def _check(data: KeyData) -> None:
-    numbers = (data.suite, data.guid, data.version, data.form, data.rounds, data.salt)
-    if not all(isinstance(n, int) and 0 <= n < 1 << 64 for n in numbers):
-        raise StreamError("the stream's encryption keys are not whole")
     if data.suite not in _SUITES or data.version > 1:
         raise StreamError(f"the stream is encrypted in an unknown way ({data.suite})")
     sizes = (len(data.master), len(data.hmac), len(data.iv), len(data.mac))

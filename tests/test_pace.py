@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast.clock import SystemClock
-from standfast.pace import BURST_SECONDS, Limited
+from standfast.pace import BURST_SECONDS, Limited, Scheduled
 
 if TYPE_CHECKING:
     from conftest import Made, Standfast
@@ -97,3 +97,19 @@ def test_bwlimit(standfast: Standfast, vault: Made) -> None:
     assert time.monotonic() - begin >= 2.0
     assert sent["seconds"] >= 2.0
     standfast("backup", "verify", vault.path)
+
+
+def test_a_limit_follows_the_timetable() -> None:
+    """What is unlimited costs no time; the limit holds from the moment it begins."""
+    clock = FakeClock()
+    pace = Scheduled(lambda: 1000 if clock.time >= 100 else None, clock)
+    for _ in range(50):
+        pace.take(1 << 20)
+
+    assert 0.0 == clock.time
+
+    clock.time = 100.0
+    for _ in range(10):
+        pace.take(1000)
+
+    assert 100 + 9 - BURST_SECONDS <= clock.time <= 100 + 10

@@ -6,6 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from standfast.clock import Clock
 
 # At most this much may go out at once after an idle time, in seconds of the rate.
@@ -27,10 +29,15 @@ class Unlimited:
         """Return at once."""
 
 
-class Limited:
-    """At most ``rate`` bytes a second over all callers together."""
+class Scheduled:
+    """A limit that may change with the time, over all callers together.
 
-    def __init__(self, rate: int, clock: Clock) -> None:
+    Args:
+        rate: returns the bytes a second that hold now; None is without limit.
+        clock: the time.
+    """
+
+    def __init__(self, rate: Callable[[], int | None], clock: Clock) -> None:
         self._rate = rate
         self._clock = clock
         self._lock = threading.Lock()
@@ -44,7 +51,18 @@ class Limited:
         """
         with self._lock:
             now = self._clock.monotonic()
+            rate = self._rate()
+            if rate is None:
+                self._free_at = now
+                return
             start = max(self._free_at, now - BURST_SECONDS)
-            self._free_at = start + count / self._rate
+            self._free_at = start + count / rate
         if start > now:
             self._clock.sleep(start - now)
+
+
+class Limited(Scheduled):
+    """At most ``rate`` bytes a second over all callers together."""
+
+    def __init__(self, rate: int, clock: Clock) -> None:
+        super().__init__(lambda: rate, clock)

@@ -17,7 +17,8 @@ from standfast.backup.recipients import (
     PassphraseRecipient,
     X25519Identity,
 )
-from standfast.cli.session import host_name, read_passphrase
+from standfast.backup.secret_files import read_passphrase
+from standfast.cli.session import host_name
 from standfast.clock import utc_text
 from standfast.errors import UsageError
 from standfast.units import parse_size, size_text

@@ -7,12 +7,12 @@ import getpass
 import os
 import random  # noqa: TID251 - drawn here, handed on
 import socket
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.backup.minisign import PublicKey
+from standfast.backup.secret_files import read_passphrase, read_secret
 from standfast.backup.state import state_folder
 from standfast.backup.stores import open_store
 from standfast.backup.stores.retry import RetryingStore
@@ -121,43 +121,6 @@ def read_signer(text: str) -> str:
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"cannot read a signing key from {text}") from None
     return text
-
-
-def read_secret(name: str) -> bytes:
-    """Return the contents of a file that only its owner may read.
-
-    Raises:
-        UsageError: it cannot be read, or others can read it too.
-    """
-    try:
-        path = Path(name).expanduser()
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) and mode & 0o077:
-            raise UsageError(
-                f"others can read {name}", hint=f"chmod 600 {name}, then try again"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise UsageError(
-            f"cannot read {name}: {reason}",
-            hint="is the path right, and the disk with the key there?",
-        ) from None
-
-
-def read_passphrase(name: str) -> str:
-    """Return the first line of a file that only its owner may read.
-
-    Raises:
-        UsageError: it cannot be read, or the line is empty.
-    """
-    try:
-        line = read_secret(name).decode().partition("\n")[0].rstrip("\r")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} holds no text") from None
-    if not line:
-        raise UsageError(f"{name} holds no passphrase in its first line")
-    return line
 
 
 def ask(prompt: str) -> str:

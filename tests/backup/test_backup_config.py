@@ -89,7 +89,7 @@ def test_jobs_are_chosen_by_name() -> None:
             "",
         ),
         ("last = 3", "lasst = 3", "job.home.keep.lasst: there is no such key", "last"),
-        ("last = 3", "at_least = 3", "job.home.keep: it keeps nothing", "daily = 7"),
+        ("last = 3", "minimum = 3", "job.home.keep: it keeps nothing", "daily = 7"),
         ("last = 3", "last = -3", "job.home.keep.last: -3 is not between", ""),
         ("raw = true", 'send_flags = ["-n"]', "job.hourly.send_flags: zfs send -n", ""),
         ("raw = true", "compression_level = 20", "job.hourly.compression_level", ""),

@@ -36,10 +36,10 @@ class KeepSection(Section, frozen=True):
     """A ``keep`` table: how many of each kind stay; what several keep stays once.
 
     Attributes:
-        last: the newest so many.
-        hourly: the newest of each of so many hours; and so on.
+        last: all of the newest so many days that have any.
+        hourly: the first of each of so many hours; daily to yearly likewise.
         within: all that are younger, as in ``48h``.
-        at_least: never fewer than so many.
+        minimum: never fewer than the first ones of so many days.
     """
 
     last: int = 0
@@ -49,7 +49,7 @@ class KeepSection(Section, frozen=True):
     monthly: int = 0
     yearly: int = 0
     within: str = ""
-    at_least: int = 1
+    minimum: int = 1
 
 
 class VaultSection(Section, frozen=True):
@@ -333,7 +333,7 @@ def _check_hooks(path: str, section: JobSection) -> None:
 
 
 def _check_keep(path: str, keep: KeepSection) -> None:
-    counts = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "at_least")
+    counts = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "minimum")
     for key in counts:
         at(f"{path}.{key}", partial(between, getattr(keep, key), 0, 100_000))
     if keep.within:

@@ -112,10 +112,32 @@ def test_the_pinned_id_on_another_key() -> None:
     assert forger.public.key_id == pinned.public.key_id
     sums = f"{'0' * 64}  manifest.json.age\n".encode()
     good = pinned.sign(sums, statement())
-    check_signature(sums, good.encode(), frozenset([pinned.public]))
+    seen: set[bytes] = set()
+    check_signature(sums, good.encode(), frozenset([pinned.public]), seen)
     forged = forger.sign(sums, statement())
+    # Not even where the good one was seen: what was seen is these very bytes.
     with pytest.raises(NotTrustedError, match="signature is wrong"):
-        check_signature(sums, forged.encode(), frozenset([pinned.public]))
+        check_signature(sums, forged.encode(), frozenset([pinned.public]), seen)
+    altered = sums.replace(b"0", b"1", 1)
+    with pytest.raises(NotTrustedError, match="signature is wrong"):
+        check_signature(altered, good.encode(), frozenset([pinned.public]), seen)
+    with pytest.raises(NotTrustedError, match="not pinned here"):
+        check_signature(sums, good.encode(), frozenset(), seen)
+    with pytest.raises(NotTrustedError, match="signature is wrong"):
+        check_signature(sums, good.encode(), frozenset([forger.public]), seen)
+
+
+def test_what_was_verified_is_not_verified_again() -> None:
+    """A second look at the same bytes takes no arithmetic, and says the same."""
+    key = SecretKey.generate()
+    sums = f"{'0' * 64}  manifest.json.age\n".encode()
+    signature = key.sign(sums, statement()).encode()
+    seen: set[bytes] = set()
+    first = check_signature(sums, signature, frozenset([key.public]), seen)
+
+    assert 1 == len(seen)
+    assert first == check_signature(sums, signature, frozenset([key.public]), seen)
+    assert 1 == len(seen)
 
 
 def statement() -> str:

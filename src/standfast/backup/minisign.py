@@ -84,7 +84,8 @@ def _has_control(text: str) -> bool:
 
     A tab is fine: the program's own default comment has one.
     """
-    return any(
+    # What prints as it stands has none, and that is asked quickly.
+    return not text.isprintable() and any(
         unicodedata.category(char) in {"Cc", "Cs"} for char in text if char != "\t"
     )
 

@@ -73,12 +73,15 @@ class Trust:
         keys: the pinned signing keys.
         ledger: what this machine sent itself.
         remembers: whether the ledger can be relied on for what is missing.
+        verified: what ``check_signature`` has found good, here or in an earlier run;
+            it adds to it.
     """
 
     vault: str
     keys: frozenset[PublicKey]
     ledger: Ledger
     remembers: bool
+    verified: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def judge_archive(
         return verdict(*_without_signature(folder, sizes, known, trust))
     try:
         statement, signer = check_signature(
-            _present(sums_data), _present(signature_data), trust.keys
+            _present(sums_data), _present(signature_data), trust.keys, trust.verified
         )
         sums = parse_sums(_present(sums_data), f"{folder}/{SUMS}")
     except (DamagedError, NotTrustedError) as error:
@@ -199,9 +202,15 @@ def judge_archive(
 
 
 def check_signature(
-    sums: bytes, signature_file: bytes, keys: frozenset[PublicKey]
+    sums: bytes,
+    signature_file: bytes,
+    keys: frozenset[PublicKey],
+    verified: set[bytes],
 ) -> tuple[Statement, str]:
     """Return what a trusted key states of ``sums``, and that key.
+
+    A signature that was verified before, by this key, over these very bytes, is not
+    verified again: of all that a survey does this takes the longest.
 
     Raises:
         DamagedError: the signature file is no such file.
@@ -217,7 +226,12 @@ def check_signature(
             f"signed by {signature.key_id}, a key that is not pinned here",
             hint="pass --signer KEY if you know that key from elsewhere",
         )
-    comment = fitting[0].verify(sums, signature)
+    seen = hashlib.sha256(fitting[0].public + hashlib.sha256(sums).digest())
+    seen.update(signature_file)
+    if seen.digest() not in verified:
+        fitting[0].verify(sums, signature)
+        verified.add(seen.digest())
+    comment = signature.trusted_comment
     return parse_statement(comment, "its signature"), fitting[0].text
 
 
@@ -253,7 +267,9 @@ def judge_root(
 ) -> tuple[Mapping[str, str], list[Finding]]:
     """Return the signed sums of the vault's own files, or what is wrong with them."""
     try:
-        statement, _ = check_signature(small[SUMS], small[SIGNATURE], trust.keys)
+        statement, _ = check_signature(
+            small[SUMS], small[SIGNATURE], trust.keys, trust.verified
+        )
         sums = parse_sums(small[SUMS], SUMS)
     except DamagedError as error:
         return {}, [Finding(SIGNATURE, DAMAGE, error.message)]
@@ -319,7 +335,7 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
     statement carries the digest of what its signer had committed before. What comes
     last in a chain can be taken away unseen.
     """
-    present = {archive.sums_digest for archive in archives}
+    present = {NONE, *(archive.sums_digest for archive in archives)}
     present |= {sent.sums for sent in trust.ledger.sent.values()}
     return [
         Finding(
@@ -331,14 +347,14 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
         for archive in archives
         if archive.statement is not None
         and archive.statement.vault == trust.vault
-        and archive.statement.previous not in {NONE, *present}
+        and archive.statement.previous not in present
     ]
 
 
 def _baseless(archives: Iterable[Archive]) -> list[Finding]:
     """Return the increments that no restore can use: what they build on is gone."""
     archives = list(archives)
-    present = {archive.id for archive in archives}
+    present = {"", NONE, *(archive.id for archive in archives)}
     return [
         Finding(
             archive_folder(archive.id),
@@ -349,7 +365,7 @@ def _baseless(archives: Iterable[Archive]) -> list[Finding]:
         for archive in archives
         if archive.standing == COMMITTED
         and archive.statement is not None
-        and archive.statement.base not in {"", NONE, *present}
+        and archive.statement.base not in present
     ]
 
 

@@ -6,6 +6,7 @@ or copied: ``$XDG_STATE_HOME/standfast/vaults/ID/`` (default ``~/.local/state``)
 ``record.json``   the pinned recipient, the trusted signers, addresses seen
 ``signer.key``    this machine's signing key for the vault, minisign format
 ``ledger.jsonl``  one line for each step of each archive sent from here
+``signatures``    digests of the signatures that were verified here
 ``sending/ID``    locked while this machine sends archive ID
 ``lock``          locked while the record or the ledger changes
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -30,7 +32,7 @@ from standfast.backup.model import decode, encode
 from standfast.errors import DamagedError, LockedError, StandfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from standfast.clock import Clock
 
@@ -199,6 +201,23 @@ class VaultState:
         finally:
             os.close(fd)
         sync_folder(self.folder)
+
+    def verified_signatures(self) -> set[bytes]:
+        """Return the digests of what was verified before; see proof.check_signature.
+
+        They may save work and no more: a file that cannot be read is as good as none.
+        """
+        try:
+            data = (self.folder / "signatures").read_bytes()
+        except OSError:
+            return set()
+        size = hashlib.sha256().digest_size
+        return {data[i : i + size] for i in range(0, len(data), size)}
+
+    def save_verified_signatures(self, digests: Iterable[bytes]) -> None:
+        """Remember them, or do without."""
+        with contextlib.suppress(StandfastError):
+            write_private(self.folder / "signatures", b"".join(sorted(digests)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -87,23 +87,28 @@ class Vault:
             keys=frozenset(PublicKey.parse(text) for text in texts),
             ledger=ledger,
             remembers=self.state.signer_key() is not None,
+            verified=self.state.verified_signatures(),
         )
 
     def survey(self, trust: Trust) -> tuple[Survey, list[Entry]]:
         """List the vault and judge all that signatures and the listing can tell."""
         entries = self.store.entries()
         small = self.store.get_small(signed_names(entries), LARGEST_SUMS)
+        before = len(trust.verified)
         judged = survey(entries, small, trust)
+        if self.record is not None and len(trust.verified) > before:
+            self.state.save_verified_signatures(trust.verified)
         self._vouch(judged, trust)
         return judged, entries
 
     def _vouch(self, judged: Survey, trust: Trust) -> None:
         """Note as committed what a crash kept the ledger from learning of."""
-        own = self.state.signer_key()
+        key = self.state.signer_key()
+        own = None if key is None else key.public.text
         for archive in judged.archives:
             sent = trust.ledger.sent.get(archive.id)
             forgotten = sent is not None and sent.state == RESERVED
-            signed = own is not None and archive.signer == own.public.text
+            signed = archive.signer == own
             if sent and forgotten and signed and archive.standing == COMMITTED_STANDING:
                 with self.state.locked():
                     self.state.note(dataclasses.replace(sent, state=COMMITTED))

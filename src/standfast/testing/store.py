@@ -88,6 +88,12 @@ class MemoryStore:
             raise TooLargeError(f"{name} is larger than it can be")
         return self.objects[name]
 
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Return a part; see Store."""
+        if name not in self.objects:
+            raise NotFoundError(f"{name} is missing")
+        return self.objects[name][start : start + length]
+
     def get_small(self, names: Sequence[str], limit: int) -> dict[str, bytes]:
         """Return many; see Store."""
         present = {n: self.objects[n] for n in names if n in self.objects}
@@ -315,6 +321,29 @@ class StoreSuite:
         assert b"12345" == place.store.get("object", 5)
         with pytest.raises(TooLargeError):
             place.store.get("object", 4)
+
+    @pytest.mark.parametrize("size", [0, 5, BIG])
+    def test_get_range(self, place: Place, size: int) -> None:
+        """Any part comes as it is; beyond the end there is nothing."""
+        data = _data(size)
+        place.store.create()
+        place.store.put("folder/object", data)
+        cuts = (0, 1, 4, size // 2, max(0, size - 1), size, size + 1)
+        for start in cuts:
+            for length in (0, 1, 70_001):
+                found = place.store.get_range("folder/object", start, length)
+                assert data[start : start + length] == found
+        with pytest.raises(NotFoundError):
+            place.store.get_range("folder/missing", 0, 1)
+
+    @pytest.mark.timeout(30)
+    @pytest.mark.parametrize("kind", [*OTHER_KINDS, "folder"])
+    def test_ranges_of_files_only(self, place: Place, kind: str) -> None:
+        """A link, a pipe or a folder has no parts."""
+        place.store.create()
+        place.plant("folder/foreign", kind, b"data")
+        with pytest.raises(NotFoundError):
+            place.store.get_range("folder/foreign", 0, 1)
 
     def test_get_small(self, place: Place) -> None:
         """Many come at once; the absent and the too large are left out."""

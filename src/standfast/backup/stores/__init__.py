@@ -77,6 +77,17 @@ class Store(Protocol):
         """
         ...
 
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Return up to ``length`` bytes of an object from byte ``start`` on.
+
+        Fewer come only where the object ends.
+
+        Raises:
+            NotFoundError: no regular file of that name is there.
+            StoreError: it could not be read.
+        """
+        ...
+
     def get_small(self, names: Sequence[str], limit: int) -> dict[str, bytes]:
         """Return many small objects in one go; absent or larger ones are left out."""
         ...

@@ -97,6 +97,20 @@ class DirectoryStore:
         except OSError as error:
             raise _explain(error, name) from None
 
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Read a part of one regular file; see Store."""
+        try:
+            with _open_regular(self._root / name) as fd:
+                parts: list[bytes] = []
+                while length > 0 and (part := os.pread(fd, length, start)):
+                    parts.append(part)
+                    start, length = start + len(part), length - len(part)
+                return b"".join(parts)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"{name} is missing") from None
+        except OSError as error:
+            raise _explain(error, name) from None
+
     def get_small(self, names: Sequence[str], limit: int) -> dict[str, bytes]:
         """Read many; what is absent or too large is left out; see Store."""
         found: dict[str, bytes] = {}

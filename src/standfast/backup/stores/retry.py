@@ -87,6 +87,10 @@ class RetryingStore:
         """Return an object; see Store."""
         return self._again(lambda: self._inner.get(name, limit))
 
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Return a part of an object; see Store."""
+        return self._again(lambda: self._inner.get_range(name, start, length))
+
     def get_small(self, names: Sequence[str], limit: int) -> dict[str, bytes]:
         """Return many small objects; see Store."""
         return self._again(lambda: self._inner.get_small(names, limit))

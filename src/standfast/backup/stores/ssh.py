@@ -86,6 +86,13 @@ _SCRIPTS = {
         _ENTER + 'if [ -L "$2" ] || [ ! -f "$2" ]; then exit 42; fi; '
         'echo standfast-data; exec cat -- "$2"'
     ),
+    # $1 root, $2 name, $3 first byte from 1, $4 length. tail(1) seeks in a file, and
+    # ends quietly when head has had enough.
+    "get_range": (
+        _ENTER + 'if [ -L "$2" ] || [ ! -f "$2" ]; then exit 42; fi; '
+        '[ -r "$2" ] || exit 1; '
+        'echo standfast-data; tail -c "+$3" -- "$2" | head -c "$4"'
+    ),
     # $1 root; names on standard input
     "get_small": (
         _ENTER + "echo standfast-data; while IFS= read -r n; do "
@@ -194,6 +201,20 @@ class SshStore:
                     f"{name} is larger than it can be: over {limit} bytes"
                 )
             result = self._finish(process)
+        return self._object(name, result, data)
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Fetch a part of one object; see Store."""
+        words = (name, str(start + 1), str(length))
+        with self._script("get_range", *words) as process:
+            data = _after_mark(process)
+            while len(data) <= length and (part := process.read()):
+                data += part
+            result = self._finish(process)
+        return self._object(name, result, data[:length])
+
+    def _object(self, name: str, result: Result, data: bytearray) -> bytes:
+        """Return what a script sent, if it ended well."""
         if result.code == NOT_A_FILE:
             raise NotFoundError(f"{name} is missing")
         if result.code == GONE:

@@ -25,6 +25,9 @@ SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.minisig"
 MANIFEST_OBJECT = "manifest.json.age"
 ARCHIVES = "archives"
+REMOVALS = "removals"
+REMOVAL_OBJECT = "removal.json"
+REMOVAL_SIGNATURE = f"{REMOVAL_OBJECT}.minisig"
 ROOT_OBJECTS = (VAULT_DOCUMENT, RECOVERY_TEXT, IDENTITY_OBJECT)
 PART_PREFIX = ".part-"
 
@@ -40,6 +43,8 @@ LARGEST_MANIFEST = 256 * MIB
 
 _ARCHIVE_ID = re.compile(r"[0-9a-f]{32}")
 _SEGMENT = re.compile(r"([0-9]{8,})\.zst\.age")
+REMOVAL_FOLDER = re.compile(rf"{REMOVALS}/([0-9A-F]{{16}})-([0-9]{{8,}})")
+REMOVAL_NAME = re.compile(rf"{REMOVAL_FOLDER.pattern}(/removal\.json(\.minisig)?)?")
 _PART = re.compile(re.escape(PART_PREFIX) + r"[0-9A-Za-z]{16}")
 
 _T = TypeVar("_T")

@@ -1,12 +1,14 @@
 """What signatures, listings and digests prove of a vault, without any key.
 
-Pure: facts in, findings out. Three kinds of archive come out of ``judge_archive``:
+Pure: facts in, findings out. Four kinds of archive come out of ``judge_archive``:
 
 ``committed``  a trusted signature covers its sums
 ``unfinished`` no signature, and nothing says that there ever was one: what an
                interrupted send leaves; never a backup
 ``refused``    a signature that is missing where one must be, wrong, or by a key
                that nobody pinned; or damage to what is signed
+``removed``    a trusted pruner has stated that it is gone; what lies there is left
+               over, or was put back
 
 A finding is named by its object. Damage (exit status 13) and distrust (14) are told
 apart: damage is what a fault does to what a trusted key signed here, distrust is
@@ -16,13 +18,15 @@ what anyone could have written.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from standfast.backup.minisign import DEFAULT_UNTRUSTED, PublicKey, Signature
 from standfast.backup.model import (
     ARCHIVES,
     MANIFEST_OBJECT,
+    REMOVAL_NAME,
+    REMOVALS,
     ROOT_OBJECTS,
     SIGNATURE,
     SUMS,
@@ -37,7 +41,8 @@ from standfast.errors import DamagedError, NotTrustedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from standfast.backup.state import Ledger, Sent
+    from standfast.backup.removals import Head, Removals, Removed
+    from standfast.backup.state import Ledger, Revoked, Root, Sent
     from standfast.backup.stores import Entry
 
 DAMAGE = "damage"
@@ -47,6 +52,7 @@ LEFTOVER = "leftover"
 COMMITTED = "committed"
 UNFINISHED = "unfinished"
 REFUSED = "refused"
+GONE = "removed"
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,17 @@ class Trust:
 
     Attributes:
         vault: the id that signed statements must name.
-        keys: the pinned signing keys.
+        keys: the pinned signing keys of senders.
         ledger: what this machine sent itself.
         remembers: whether the ledger can be relied on for what is missing.
-        verified: what ``check_signature`` has found good, here or in an earlier run;
+        verified: what ``signed_comment`` has found good, here or in an earlier run;
             it adds to it.
+        pruners: the pinned keys that may state removals.
+        owners: the pinned keys that may sign the vault's own files; senders may too.
+        revoked: key -> what of it still counts.
+        seen: archives that this machine has seen whole before.
+        seen_removals: pruner's key -> the last removal that was seen of it.
+        root: the newest of the vault's own files that was seen.
     """
 
     vault: str
@@ -82,6 +94,16 @@ class Trust:
     ledger: Ledger
     remembers: bool
     verified: set[bytes] = field(default_factory=set)
+    pruners: frozenset[PublicKey] = frozenset()
+    owners: frozenset[PublicKey] = frozenset()
+    revoked: Mapping[str, Revoked] = field(default_factory=dict)
+    seen: Mapping[str, Sent] = field(default_factory=dict)
+    seen_removals: Mapping[str, Head] = field(default_factory=dict)
+    root: Root | None = None
+
+    def known(self, archive: str) -> Sent | None:
+        """Return what this machine knows of an archive, sent from here or seen."""
+        return self.ledger.sent.get(archive) or self.seen.get(archive)
 
 
 @dataclass(frozen=True)
@@ -109,10 +131,19 @@ class Archive:
 
 @dataclass
 class Survey:
-    """All of a vault, as far as it can be judged from a listing and small files."""
+    """All of a vault, as far as it can be judged from a listing and small files.
+
+    Attributes:
+        archives: by id.
+        findings: what is wrong with the vault as a whole.
+        alarms: those of them that say that something was there and is gone.
+        removals: what trusted pruners have stated.
+    """
 
     archives: list[Archive] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    alarms: list[Finding] = field(default_factory=list)
+    removals: Removals | None = None
 
     def all_findings(self) -> list[Finding]:
         """Return the vault's own findings and every archive's."""
@@ -132,7 +163,10 @@ def signed_names(entries: Iterable[Entry]) -> list[str]:
 
 
 def survey(
-    entries: Iterable[Entry], small: Mapping[str, bytes], trust: Trust
+    entries: Iterable[Entry],
+    small: Mapping[str, bytes],
+    trust: Trust,
+    removals: Removals | None = None,
 ) -> Survey:
     """Judge a vault by its listing and the small objects that were read.
 
@@ -140,8 +174,10 @@ def survey(
         entries: everything that lies in the vault.
         small: contents of the sums and signatures (names relative to the vault).
         trust: whose word counts.
+        removals: what trusted pruners have stated.
     """
-    result = Survey()
+    result = Survey(removals=removals)
+    gone = removals.gone if removals is not None else {}
     sizes: dict[str, dict[str, int]] = {}
     for entry in entries:
         archive = _archive_of(entry.name)
@@ -156,9 +192,15 @@ def survey(
             result.findings += _foreign(entry)
     result.findings += _missing_root(entries)
     for archive, objects in sorted(sizes.items()):
-        result.archives.append(judge_archive(archive, objects, small, trust))
-    result.findings += _vanished(sizes, trust)
-    result.findings += _broken_chains(result.archives, trust)
+        judged = judge_archive(archive, objects, small, trust)
+        result.archives.append(_unless_gone(judged, gone.get(archive, [])))
+    if removals is not None:
+        result.findings += removals.findings
+        result.alarms += [f for f in removals.findings if f.grade != LEFTOVER]
+    vanished = _vanished(sizes, trust, gone)
+    result.findings += vanished
+    result.alarms += vanished
+    result.findings += _broken_chains(result.archives, trust, gone)
     result.findings += _baseless(result.archives)
     return result
 
@@ -167,7 +209,7 @@ def judge_archive(
     archive: str, sizes: Mapping[str, int], small: Mapping[str, bytes], trust: Trust
 ) -> Archive:
     """Judge one archive by its listing, sums and signature."""
-    known = trust.ledger.sent.get(archive)
+    known = trust.known(archive)
     folder = archive_folder(archive)
     sums_data = small.get(f"{folder}/{SUMS}")
     signature_data = small.get(f"{folder}/{SIGNATURE}")
@@ -195,6 +237,12 @@ def judge_archive(
     except (DamagedError, NotTrustedError) as error:
         return verdict(REFUSED, [_signature_trouble(folder, error, known)])
     findings = [*_statement_trouble(folder, statement, archive, trust)]
+    digest = hashlib.sha256(_present(sums_data)).hexdigest()
+    if not findings:
+        findings += _memory_trouble(folder, archive, digest, known)
+        findings += _revoked_trouble(
+            folder, statement, digest, trust.revoked.get(signer)
+        )
     if not findings:
         findings += _listing_trouble(folder, sizes, sums, statement)
     standing = COMMITTED if not _spoils(findings) else REFUSED
@@ -208,6 +256,22 @@ def check_signature(
     verified: set[bytes],
 ) -> tuple[Statement, str]:
     """Return what a trusted key states of ``sums``, and that key.
+
+    Raises:
+        DamagedError: the signature file is no such file.
+        NotTrustedError: it is by a key that is not pinned, or it does not fit.
+    """
+    comment, key = signed_comment(sums, signature_file, keys, verified)
+    return parse_statement(comment, "its signature"), key.text
+
+
+def signed_comment(
+    signed: bytes,
+    signature_file: bytes,
+    keys: frozenset[PublicKey],
+    verified: set[bytes],
+) -> tuple[str, PublicKey]:
+    """Return the trusted comment of a signature by a trusted key, and that key.
 
     A signature that was verified before, by this key, over these very bytes, is not
     verified again: of all that a survey does this takes the longest.
@@ -226,13 +290,12 @@ def check_signature(
             f"signed by {signature.key_id}, a key that is not pinned here",
             hint="pass --signer KEY if you know that key from elsewhere",
         )
-    seen = hashlib.sha256(fitting[0].public + hashlib.sha256(sums).digest())
+    seen = hashlib.sha256(fitting[0].public + hashlib.sha256(signed).digest())
     seen.update(signature_file)
     if seen.digest() not in verified:
-        fitting[0].verify(sums, signature)
+        fitting[0].verify(signed, signature)
         verified.add(seen.digest())
-    comment = signature.trusted_comment
-    return parse_statement(comment, "its signature"), fitting[0].text
+    return signature.trusted_comment, fitting[0]
 
 
 def compare_digests(archive: Archive, found: Mapping[str, str]) -> list[Finding]:
@@ -266,9 +329,10 @@ def judge_root(
     small: Mapping[str, bytes], trust: Trust
 ) -> tuple[Mapping[str, str], list[Finding]]:
     """Return the signed sums of the vault's own files, or what is wrong with them."""
+    keys = trust.keys | trust.owners
     try:
         statement, _ = check_signature(
-            small[SUMS], small[SIGNATURE], trust.keys, trust.verified
+            small[SUMS], small[SIGNATURE], keys, trust.verified
         )
         sums = parse_sums(small[SUMS], SUMS)
     except DamagedError as error:
@@ -280,7 +344,24 @@ def judge_root(
         return {}, [Finding(SIGNATURE, DISTRUST, text)]
     if set(sums) != set(ROOT_OBJECTS) or statement.objects != len(sums):
         return {}, [Finding(SUMS, DAMAGE, "does not list what a vault holds")]
-    return sums, []
+    return sums, _root_trouble(small[SUMS], statement, trust.root)
+
+
+def _root_trouble(
+    sums: bytes, statement: Statement, seen: Root | None
+) -> list[Finding]:
+    """Hold the vault's own files against the newest that were seen from here."""
+    if seen is None or statement.sequence > seen.number:
+        return []
+    if statement.sequence < seen.number:
+        text = (
+            f"an older one was put back: number {statement.sequence} of {seen.number}"
+        )
+        return [Finding(SUMS, DAMAGE, text)]
+    if hashlib.sha256(sums).hexdigest() != seen.sums:
+        text = f"not what was seen from here as number {seen.number}"
+        return [Finding(SUMS, DAMAGE, text)]
+    return []
 
 
 def _present(data: bytes | None) -> bytes:
@@ -300,7 +381,9 @@ def _foreign(entry: Entry) -> list[Finding]:
     known = {*ROOT_OBJECTS, SUMS, SIGNATURE}
     if entry.kind == "file" and entry.name in known:
         return []
-    if entry.kind == "folder" and entry.name == ARCHIVES:
+    if entry.kind == "folder" and entry.name in {ARCHIVES, REMOVALS}:
+        return []
+    if REMOVAL_NAME.fullmatch(entry.name) and entry.kind in {"file", "folder"}:
         return []
     if entry.kind == "file" and is_part(entry.name):
         return [Finding(entry.name, LEFTOVER, "left by an interrupted transfer")]
@@ -316,19 +399,44 @@ def _missing_root(entries: Iterable[Entry]) -> list[Finding]:
     ]
 
 
-def _vanished(present: Mapping[str, object], trust: Trust) -> list[Finding]:
-    return [
-        Finding(
-            archive_folder(sent.archive),
-            DAMAGE,
-            f"missing: the whole archive, sent from here as number {sent.sequence}",
-        )
-        for sent in trust.ledger.sent.values()
-        if sent.state == "committed" and sent.archive not in present
-    ]
+def _unless_gone(archive: Archive, stated: Iterable[Removed]) -> Archive:
+    """Return an archive as removed, if that was stated of what lies there.
+
+    Where its sums are gone already, what is left proves nothing and is the removed
+    one's, too. Other sums under its id are something else, and judged by themselves.
+    """
+    digests = {gone.sums for gone in stated}
+    if not digests or (SUMS in archive.sizes and archive.sums_digest not in digests):
+        return archive
+    text = "left over: a removal names this archive"
+    finding = Finding(archive_folder(archive.id), LEFTOVER, text)
+    return replace(archive, standing=GONE, findings=(finding,))
 
 
-def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
+def _vanished(
+    present: Mapping[str, object], trust: Trust, gone: Mapping[str, Iterable[Removed]]
+) -> list[Finding]:
+    def missing(sent: Sent) -> bool:
+        stated = {removed.sums for removed in gone.get(sent.archive, [])}
+        return sent.archive not in present and sent.sums not in stated
+
+    sent_here = trust.ledger.sent.values()
+    texts = {
+        sent.archive: f"missing: the whole archive, sent from here as number "
+        f"{sent.sequence}"
+        for sent in sent_here
+        if sent.state == "committed" and missing(sent)
+    }
+    for sent in trust.seen.values():
+        text = f"missing: the whole archive, seen from here as number {sent.sequence}"
+        if missing(sent):
+            texts.setdefault(sent.archive, f"{text} of {sent.name}")
+    return [Finding(archive_folder(a), DAMAGE, text) for a, text in texts.items()]
+
+
+def _broken_chains(
+    archives: Iterable[Archive], trust: Trust, gone: Mapping[str, Iterable[Removed]]
+) -> list[Finding]:
     """Return where a signer's archive names one before it that is not there.
 
     Where the ledger knows an archive it says so itself, by name; for the rest, each
@@ -337,6 +445,8 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
     """
     present = {NONE, *(archive.sums_digest for archive in archives)}
     present |= {sent.sums for sent in trust.ledger.sent.values()}
+    present |= {sent.sums for sent in trust.seen.values()}
+    present |= {removed.sums for stated in gone.values() for removed in stated}
     return [
         Finding(
             archive_folder(archive.id),
@@ -346,6 +456,7 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
         )
         for archive in archives
         if archive.statement is not None
+        and archive.standing != GONE
         and archive.statement.vault == trust.vault
         and archive.statement.previous not in present
     ]
@@ -354,7 +465,7 @@ def _broken_chains(archives: Iterable[Archive], trust: Trust) -> list[Finding]:
 def _baseless(archives: Iterable[Archive]) -> list[Finding]:
     """Return the increments that no restore can use: what they build on is gone."""
     archives = list(archives)
-    present = {"", NONE, *(archive.id for archive in archives)}
+    present = {"", NONE, *(a.id for a in archives if a.standing != GONE)}
     return [
         Finding(
             archive_folder(archive.id),
@@ -405,11 +516,33 @@ def _statement_trouble(
     if statement.archive != archive:
         text = f"this is archive {statement.archive}, copied or renamed"
         return [Finding(name, DAMAGE, text)]
-    known = trust.ledger.sent.get(archive)
+    known = trust.known(archive)
     if known is not None and known.sequence != statement.sequence:
         text = f"its number is {statement.sequence}, it was sent as {known.sequence}"
         return [Finding(name, DAMAGE, text)]
     return []
+
+
+def _memory_trouble(
+    folder: str, archive: str, digest: str, known: Sent | None
+) -> list[Finding]:
+    if known is None or known.state != "committed" or known.sums == digest:
+        return []
+    text = f"signed anew: this is not what archive {archive} was"
+    return [Finding(f"{folder}/{SUMS}", DAMAGE, text)]
+
+
+def _revoked_trouble(
+    folder: str, statement: Statement, digest: str, revoked: Revoked | None
+) -> list[Finding]:
+    """A thief can sign any number; what was not seen before does not count."""
+    if revoked is None:
+        return []
+    seen = revoked.archives.get(statement.archive)
+    if seen == digest and statement.sequence <= revoked.after:
+        return []
+    text = f"signed by a key that is revoked after number {revoked.after}"
+    return [Finding(f"{folder}/{SIGNATURE}", DISTRUST, text)]
 
 
 def _listing_trouble(

@@ -5,6 +5,8 @@ or copied: ``$XDG_STATE_HOME/standfast/vaults/ID/`` (default ``~/.local/state``)
 
 ``record.json``   the pinned recipient, the trusted signers, addresses seen
 ``signer.key``    this machine's signing key for the vault, minisign format
+``pruner.key``    its key for stating removals, if it prunes
+``seen.json``     what it has seen there, if it prunes; see ``memory``
 ``ledger.jsonl``  one line for each step of each archive sent from here
 ``signatures``    digests of the signatures that were verified here
 ``sending/ID``    locked while this machine sends archive ID
@@ -41,13 +43,53 @@ LOCK_POLL_SECONDS = 0.05
 RESERVED = "reserved"
 COMMITTED = "committed"
 REMOVED = "removed"
+_KEY_FILES = {"sender": "signer.key", "pruner": "pruner.key", "owner": "owner.key"}
+
+
+SENDER = "sender"
+PRUNER = "pruner"
+OWNER = "owner"
+ROLES = (SENDER, PRUNER, OWNER)
+
+
+class Revoked(msgspec.Struct, frozen=True, kw_only=True):
+    """What still counts of a key that counts no more.
+
+    Attributes:
+        after: the last number that counts; 0 if nothing does.
+        digest: of what was signed with that number: an archive's sums, or a removal.
+        archives: a sender's archives that were seen before: id -> digest of the sums.
+    """
+
+    after: int
+    digest: str
+    archives: dict[str, str]
 
 
 class Signer(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing key that this machine trusts, and why."""
+    """A signing key that this machine trusts, and why.
+
+    Attributes:
+        key: the key, ``RW...``.
+        name: what a person calls it.
+        role: ``sender`` may add archives, ``pruner`` may state removals, ``owner`` may
+            sign the vault's own files; senders may as well.
+        replaces: the key that the same machine had before.
+        revoked: None while it counts.
+    """
 
     key: str
     name: str
+    role: str = SENDER
+    replaces: str = ""
+    revoked: Revoked | None = None
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """The vault's own files as they were last seen: number and digest of the sums."""
+
+    number: int
+    sums: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +103,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         owners: the owner's recipients, where they are known here.
         signers: keys whose signatures count.
         addresses: where the vault was seen, the latest last.
+        former: the recipients before this one, whose archives are still opened.
+        root: the newest of the vault's own files that this machine has seen.
     """
 
     format: int
@@ -70,6 +114,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     owners: list[str]
     signers: list[Signer]
     addresses: list[str]
+    former: list[str] = []
+    root: Root | None = None
 
 
 @dataclass(frozen=True)
@@ -145,9 +191,9 @@ class VaultState:
         with self.locked():
             write_private(self.folder / "record.json", encode(record))
 
-    def signer_key(self) -> SecretKey | None:
+    def signer_key(self, role: str = SENDER) -> SecretKey | None:
         """Return this machine's signing key for the vault, if it has one."""
-        path = self.folder / "signer.key"
+        path = self.folder / _KEY_FILES[role]
         try:
             return SecretKey.parse(path.read_text())
         except FileNotFoundError:
@@ -155,13 +201,14 @@ class VaultState:
         except OSError as error:
             raise StandfastError(f"cannot read {path}: {error.strerror}") from None
 
-    def make_signer_key(self) -> SecretKey:
+    def make_signer_key(self, role: str = SENDER) -> SecretKey:
         """Return the signing key, made now unless there is one."""
         with self.locked():
-            key = self.signer_key()
+            key = self.signer_key(role)
             if key is None:
                 key = SecretKey.generate()
-                write_private(self.folder / "signer.key", key.to_text().encode())
+                path = self.folder / _KEY_FILES[role]
+                write_private(path, key.to_text().encode())
             return key
 
     def ledger(self) -> Ledger:
@@ -203,7 +250,7 @@ class VaultState:
         sync_folder(self.folder)
 
     def verified_signatures(self) -> set[bytes]:
-        """Return the digests of what was verified before; see proof.check_signature.
+        """Return the digests of what was verified before; see proof.signed_comment.
 
         They may save work and no more: a file that cannot be read is as good as none.
         """
@@ -237,6 +284,25 @@ class VaultState:
                         hint="wait for it to end",
                     )
                 self._clock.sleep(LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def pruning(self) -> Iterator[None]:
+        """Be the only prune of this vault on this machine.
+
+        Raises:
+            LockedError: another one runs.
+        """
+        private_folder(self.folder)
+        fd = os.open(self.folder / "pruning", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _try_lock(fd):
+                raise LockedError(
+                    "another prune of this vault is at work here",
+                    hint="wait for it to end",
+                )
             yield
         finally:
             os.close(fd)

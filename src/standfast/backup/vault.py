@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from standfast.backup.keyfiles import parse_recipient
+from standfast.backup.memory import read_seen
 from standfast.backup.minisign import PublicKey
 from standfast.backup.model import (
     FORMAT,
@@ -25,9 +26,13 @@ from standfast.backup.proof import Survey, Trust, signed_names, survey
 from standfast.backup.recipients import (
     X25519Recipient,
 )
+from standfast.backup.removals import judge_removals, removal_names
 from standfast.backup.state import (
     COMMITTED,
+    OWNER,
+    PRUNER,
     RESERVED,
+    SENDER,
     Record,
     Signer,
     VaultState,
@@ -71,31 +76,43 @@ class Vault:
         """Where it lies, as the user writes it."""
         return self.store.address
 
-    def trust(self, signers: Sequence[str]) -> Trust:
+    def trust(self, signers: Sequence[str], pruners: Sequence[str] = ()) -> Trust:
         """Return whose signatures count.
 
         Args:
-            signers: keys given by the user, as text; they alone count if there are
-                any, otherwise those on record.
+            signers: senders' keys given by the user, as text; they alone count if
+                there are any, otherwise those on record.
+            pruners: pruners' keys given by the user; likewise.
         """
-        texts = list(signers)
-        if not texts and self.record is not None:
-            texts = [signer.key for signer in self.record.signers]
-        ledger = self.state.ledger()
+        known = self.record.signers if self.record is not None else []
+
+        def keys(role: str, given: Sequence[str]) -> frozenset[PublicKey]:
+            texts = list(given) or [s.key for s in known if s.role == role]
+            return frozenset(PublicKey.parse(text) for text in texts)
+
+        seen = read_seen(self.state)
         return Trust(
             vault=self.info.vault,
-            keys=frozenset(PublicKey.parse(text) for text in texts),
-            ledger=ledger,
+            keys=keys(SENDER, signers),
+            ledger=self.state.ledger(),
             remembers=self.state.signer_key() is not None,
             verified=self.state.verified_signatures(),
+            pruners=keys(PRUNER, pruners),
+            owners=frozenset() if signers else keys(OWNER, ()),
+            revoked={s.key: s.revoked for s in known if s.revoked is not None},
+            seen=seen.as_sent(),
+            seen_removals=seen.removals,
+            root=self.record.root if self.record is not None else None,
         )
 
     def survey(self, trust: Trust) -> tuple[Survey, list[Entry]]:
         """List the vault and judge all that signatures and the listing can tell."""
         entries = self.store.entries()
-        small = self.store.get_small(signed_names(entries), LARGEST_SUMS)
+        names = [*signed_names(entries), *removal_names(entries)]
+        small = self.store.get_small(names, LARGEST_SUMS)
         before = len(trust.verified)
-        judged = survey(entries, small, trust)
+        removals = judge_removals(entries, small, trust)
+        judged = survey(entries, small, trust, removals)
         if self.record is not None and len(trust.verified) > before:
             self.state.save_verified_signatures(trust.verified)
         self._vouch(judged, trust)

@@ -31,6 +31,7 @@ from standfast.clock import SystemClock
 from standfast.errors import DamagedError, LockedError, StandfastError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 VAULT = "ab" * 16
@@ -268,10 +269,11 @@ def test_where_the_state_lies() -> None:
 def test_memory_that_cannot_be_read(memory: VaultState, name: str) -> None:
     """What is there but cannot be read is an error, never as if it were not."""
     (memory.folder / name).mkdir()
-    read = {
+    readers: dict[str, Callable[[], object]] = {
         "record.json": memory.record,
         "signer.key": memory.signer_key,
         "ledger.jsonl": memory.ledger,
-    }[name]
+    }
+    read = readers[name]
     with pytest.raises(StandfastError, match=f"cannot read .*{name}"):
         read()

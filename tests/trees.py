@@ -16,7 +16,7 @@ from standfast.zfs.outline import Outline, OutlineWriter
 from standfast.zfs.records import StreamCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from standfast.zfs.attributes import Attributes
@@ -41,7 +41,9 @@ def outline_of(data: bytes, step: int = 65_536) -> Outline:
     return Outline(lambda at, size: bytes(out[at : at + size]), root)
 
 
-def objects_of(*streams: bytes, last: int | None = None) -> Objects:
+def objects_of(
+    *streams: bytes, last: int | None = None, secrets: Sequence[bytes] = ()
+) -> Objects:
     """Return the objects of a snapshot of some streams: the last, or number ``last``.
 
     A full stream begins a chain of its own.
@@ -55,16 +57,20 @@ def objects_of(*streams: bytes, last: int | None = None) -> Objects:
 
     def elsewhere(guid: int) -> Objects | None:
         places = [i for i, (part, _) in enumerate(parts) if part.guid == guid]
-        return objects_of(*streams, last=places[0]) if places else None
+        if not places:
+            return None
+        return objects_of(*streams, last=places[0], secrets=secrets)
 
     def read(source: int, at: int, size: int) -> bytes:
         return own[source][1][at : at + size]
 
-    return Objects(chain, read, elsewhere)
+    return Objects(chain, read, elsewhere, secrets)
 
 
-def tree_of(*streams: bytes, last: int | None = None) -> FileSystem:
-    return FileSystem(objects_of(*streams, last=last))
+def tree_of(
+    *streams: bytes, last: int | None = None, secrets: Sequence[bytes] = ()
+) -> FileSystem:
+    return FileSystem(objects_of(*streams, last=last, secrets=secrets))
 
 
 def content(tree: FileSystem, number: int, size: int) -> bytes:

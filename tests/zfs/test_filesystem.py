@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from streammaker import StreamMaker, simple_tree
 from trees import content, hashes, objects_of, outline_of, read_sample, tree_of, walk
 
-from standfast.errors import StandfastError, StreamError, UsageError
+from standfast.errors import (
+    NoIdentityError,
+    StandfastError,
+    StreamError,
+    UsageError,
+)
 from standfast.zfs.filesystem import FileSystem, Volume
+from standfast.zfs.objects import Objects
 from standfast.zfs.outline import Outline, OutlineWriter, Root
 from standfast.zfs.records import StreamCheck
 
@@ -123,8 +129,52 @@ def test_both_byte_orders_hold_the_same() -> None:
 
 
 def test_raw_streams_say_that_they_are_encrypted() -> None:
-    with pytest.raises(StreamError, match="encrypted"):
+    with pytest.raises(NoIdentityError, match="encrypted by ZFS with a passphrase"):
         tree_of(stream("explore", "encrypted-raw-s1.zfs"))
+    with pytest.raises(NoIdentityError, match="does not open"):
+        tree_of(stream("explore", "encrypted-raw-s1.zfs"), secrets=[b"wrong"])
+
+
+def test_raw_streams_open_with_the_passphrase() -> None:
+    """Each block has its tag; names, sizes and links show that bonuses are right."""
+    secrets = [b"another dataset's", b"zfs-send-fixture-passphrase\n"]
+    tree = tree_of(stream("explore", "encrypted-raw-s1.zfs"), secrets=secrets)
+    (file,) = (f for f in walk(tree) if stat.S_ISREG(f.attributes.mode))
+    assert ("docs/hello.txt", 16) == (file.path, file.attributes.size)
+    assert b"encrypted hello\n" == content(tree, file.number, 16)
+    assert 1 == file.attributes.links
+    compressed = stream("openzfs", "decompress-crypt.zsend.bz2")
+    tree = tree_of(compressed, secrets=[b"password"])
+    files = {file.path: file for file in walk(tree)}
+    assert {"frisky-crinkle", "frisky-giggle", "funky-juggle"} == files.keys()
+    for file in files.values():
+        text = content(tree, file.number, file.attributes.size)
+        # Names end with their text: prose, to the last byte.
+        assert text.decode("ascii").endswith("\n")
+
+
+def test_a_raw_increment_inside_a_replication_stream() -> None:
+    base = stream("openzfs", "little-endian-all-drr-types-base-NATIVE.zsend.bz2")
+    more = stream("openzfs", "little-endian-all-drr-types-incr-NATIVE.zsend.bz2")
+    tree = tree_of(base, more, secrets=[b"password"])
+    files = {file.path: file for file in walk(tree)}
+    small = files["small-encrypted"]
+    assert b"very small\n" == content(tree, small.number, small.attributes.size)
+
+
+def test_an_altered_encrypted_block_is_an_error() -> None:
+    data = stream("openzfs", "decompress-crypt.zsend.bz2")
+    chain = outline_of(data).substreams
+
+    def read(_source: int, at: int, size: int) -> bytes:
+        piece = bytearray(data[at : at + size])
+        piece[size // 2] ^= 1
+        return bytes(piece)
+
+    tree = FileSystem(Objects(chain, read, secrets=[b"password"]))
+    for file in walk(tree):
+        with pytest.raises(StreamError, match="altered"):
+            content(tree, file.number, file.attributes.size)
 
 
 def test_a_block_that_is_too_short() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FOREVER = 1 << 63
 
 # Where a payload lies.
-IN_STREAM, INLINE, BY_REFERENCE, WITHHELD = range(4)
+IN_STREAM, INLINE, BY_REFERENCE, WITHHELD, SEALED = range(5)
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Payload:
     Attributes:
         start: its first byte's offset in the object.
         how: IN_STREAM (``place`` is a byte of the stream), INLINE (``place`` counts
-            the payloads kept with the index), BY_REFERENCE (it counts references)
-            or WITHHELD (a redacted send left it out).
+            the payloads kept with the index), BY_REFERENCE (it counts references),
+            WITHHELD (a redacted send left it out) or SEALED (it counts encrypted
+            blocks).
         place: see above.
         stored: bytes of the payload.
         size: logical bytes.

@@ -71,20 +71,16 @@ class FileSystem:
         objects: of the snapshot.
 
     Raises:
-        StreamError: it is no file system, its contents are encrypted, or its first
-            objects are damaged.
+        StreamError: it is no file system, or its first objects are damaged.
+        NoIdentityError: it was sent raw, and no secret opens it.
     """
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         last = objects.chain[-1].part
-        if any("RAW" in part.part.features for part in objects.chain):
-            raise StreamError(
-                f"{last.name} was sent raw: its contents are encrypted by ZFS",
-                hint="restore it into a pool and load the dataset's key there",
-            )
         if last.kind != "filesystem":
             raise StreamError(f"{last.name} is no file system but a {last.kind}")
+        objects.unlock()
         self._folders: OrderedDict[int, list[DirEntry]] = OrderedDict()
         master = {e.name: e for e in self._zap(self._must(MASTER_NODE))}
         if b"ROOT" not in master:
@@ -272,16 +268,13 @@ class Volume:
         size: bytes.
 
     Raises:
-        StreamError: it is no volume, or encrypted, or damaged.
+        StreamError: it is no volume, or damaged.
+        NoIdentityError: it was sent raw, and no secret opens it.
     """
 
     def __init__(self, objects: Objects) -> None:
         last = objects.chain[-1].part
-        if any("RAW" in part.part.features for part in objects.chain):
-            raise StreamError(
-                f"{last.name} was sent raw: its contents are encrypted by ZFS",
-                hint="restore it into a pool and load the dataset's key there",
-            )
+        objects.unlock()
         disk, told = objects.state(VOLUME), objects.state(VOLUME_PROPERTIES)
         if last.kind != "volume" or disk is None or told is None:
             raise StreamError(f"{last.name} is no volume")

@@ -21,16 +21,19 @@ from standfast.zfs.extents import (
     FOREVER,
     IN_STREAM,
     INLINE,
+    SEALED,
     WITHHELD,
     Extents,
     Payload,
 )
+from standfast.zfs.unsealing import is_raw, part_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from standfast.zfs.extents import Span
     from standfast.zfs.outline import Record, SubstreamOutline
+    from standfast.zfs.unsealing import PartKeys, Seal
 
     # (number of the stream in the chain, offset there, length) -> bytes
     ReadStream = Callable[[int, int, int], bytes]
@@ -88,6 +91,7 @@ class ObjectState:
         extents: where its contents are.
         inline: payloads that the outline holds.
         references: (snapshot's guid, object, offset) of blocks by reference.
+        sealed: (how, place, what opens it) of encrypted blocks.
         withheld: whether a redacted send left some of it out.
     """
 
@@ -102,6 +106,7 @@ class ObjectState:
     extents: Extents = field(default_factory=Extents)
     inline: list[bytes] = field(default_factory=list)
     references: list[tuple[int, int, int]] = field(default_factory=list)
+    sealed: list[tuple[int, int, Seal]] = field(default_factory=list)
     withheld: bool = False
 
     @property
@@ -132,6 +137,7 @@ class Objects:
         read_stream: reads payloads; offsets are those of the archives' plaintext.
         elsewhere: returns the objects of another snapshot by its guid, or None; a
             deduplicated stream of several datasets refers from one to another.
+        secrets: passphrases or keys of encrypted datasets, for streams sent raw.
     """
 
     def __init__(
@@ -139,9 +145,12 @@ class Objects:
         chain: Sequence[SubstreamOutline],
         read_stream: ReadStream,
         elsewhere: Callable[[int], Objects | None] = lambda _: None,
+        secrets: Sequence[bytes] = (),
     ) -> None:
         self.chain = tuple(chain)
         self._elsewhere = elsewhere
+        self._secrets = secrets
+        self._keys: list[PartKeys | None] = [None] * len(self.chain)
         self._read_stream = read_stream
         self._states: OrderedDict[int, ObjectState | None] = OrderedDict()
         self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -149,6 +158,16 @@ class Objects:
         first = self.chain[0]
         if first.from_guid:
             raise StreamError(f"{first.part.name} is no full stream")
+
+    def unlock(self) -> None:
+        """Make ready to open what was sent raw; nothing to do where nothing was.
+
+        Raises:
+            NoIdentityError: it is encrypted, and no secret opens it.
+            StreamError: its keys are damaged.
+        """
+        if any(map(is_raw, self.chain)) and not all(self._keys):
+            self._keys = part_keys(self.chain, self._secrets)
 
     def state(self, number: int) -> ObjectState | None:
         """Return an object, or None if the snapshot has none of that number.
@@ -211,17 +230,42 @@ class Objects:
         return block[skip : skip + count].ljust(count, b"\0")
 
     def _block(self, state: ObjectState, payload: Payload) -> bytes:
+        if payload.how == SEALED:
+            return self._sealed(state, payload)
         if payload.how == INLINE:
             stored = state.inline[payload.place]
             return bytes(decompress(payload.codec, stored, payload.size))
         key = (payload.source, payload.place)
         if key not in self._blocks:
             stored = self._read_stream(*key, payload.stored)
-            self._blocks[key] = bytes(decompress(payload.codec, stored, payload.size))
-            if len(self._blocks) > _KEPT_BLOCKS:
-                self._blocks.popitem(last=False)
+            block = bytes(decompress(payload.codec, stored, payload.size))
+            self._keep(key, block)
         self._blocks.move_to_end(key)
         return self._blocks[key]
+
+    def _sealed(self, state: ObjectState, payload: Payload) -> bytes:
+        """Return an encrypted block; ``fill`` asks for it span by span, so keep it."""
+        how, place, seal = state.sealed[payload.place]
+        key = (payload.source, place if how == IN_STREAM else -1 - payload.place)
+        keys = self._keys[payload.source]
+        if keys is None:
+            raise StreamError(f"object {state.number} is encrypted")
+        if how == INLINE:
+            stored = state.inline[place]
+        elif key in self._blocks:
+            return self._blocks[key]
+        else:
+            stored = self._read_stream(payload.source, place, payload.stored)
+        plain = keys.open(seal, stored)
+        block = bytes(decompress(payload.codec, plain, payload.size))
+        if how == IN_STREAM:
+            self._keep(key, block)
+        return block
+
+    def _keep(self, key: tuple[int, int], block: bytes) -> None:
+        self._blocks[key] = block
+        if len(self._blocks) > _KEPT_BLOCKS:
+            self._blocks.popitem(last=False)
 
     def _follow(
         self, state: ObjectState, payload: Payload, skip: int, count: int, depth: int
@@ -249,13 +293,15 @@ class Objects:
         if guid in self._earlier:
             return self._earlier[guid]
         guids = [part.guid for part in self.chain]
+        found: Objects | None
         if guid in guids:
             part = self.chain[: guids.index(guid) + 1]
-            found: Objects | None = Objects(part, self._read_stream, self._elsewhere)
+            found = Objects(part, self._read_stream, self._elsewhere, self._secrets)
         else:
             found = self._elsewhere(guid)
         if found is None:
             raise StreamError(f"a block refers to snapshot {guid}, which is not there")
+        found.unlock()
         self._earlier[guid] = found
         return found
 
@@ -266,7 +312,8 @@ class Objects:
             for record in part.records(number):
                 if 0 <= freed < record.where:
                     state, freed = None, -1
-                state = _Step(part, source, number, state).take(record)
+                step = _Step(part, source, number, state, self._keys[source])
+                state = step.take(record)
             if freed >= 0:
                 state = None
         return state
@@ -280,6 +327,7 @@ class _Step:
     source: int
     number: int
     state: ObjectState | None
+    keys: PartKeys | None
 
     def take(self, record: Record) -> ObjectState | None:
         layout = _LAYOUTS[self.part.order]
@@ -307,7 +355,10 @@ class _Step:
             self._embedded(state, layout, record)
         elif kind == _SPILL:
             size, _flags, codec, _stored = layout.spill.unpack_from(record.head)
-            state.spill = bytes(decompress(codec, record.held, size))
+            held = record.held
+            if self.keys is not None:
+                held = self.keys.spill(record.head, held)
+            state.spill = bytes(decompress(codec, held, size))
         else:
             offset, length = layout.extent.unpack_from(record.head)
             start, end = _stretch(offset, length)
@@ -323,6 +374,10 @@ class _Step:
             how, place = INLINE, len(state.inline)
             state.inline.append(record.held)
         start, end = _stretch(offset, size)
+        seal = self.keys.write_seal(record.head) if self.keys is not None else None
+        if seal is not None:
+            state.sealed.append((how, place, seal))
+            how, place = SEALED, len(state.sealed) - 1
         payload = Payload(start, how, place, stored, size, codec, self.source)
         state.extents.write(start, end, payload)
 
@@ -347,14 +402,17 @@ class _Step:
         fields = layout.object.unpack_from(record.head)
         kind, bonus_kind, block_size, bonus_length, slots, flags = fields
         # Encrypted, it may be longer than what is in it.
-        raw = "RAW" in self.part.part.features
+        raw = is_raw(self.part)
+        held = record.held
+        if self.keys is not None:
+            held = self.keys.bonus(record, self.number)[:bonus_length]
         fresh = ObjectState(
             number=self.number,
             kind=kind,
             bonus_kind=bonus_kind,
             block_size=block_size,
             slots=slots,
-            bonus=record.held if raw else record.held[:bonus_length],
+            bonus=held if raw else held[:bonus_length],
             order=self.part.order,
         )
         old = self.state
@@ -363,6 +421,7 @@ class _Step:
         if not self._loses_blocks(old, fresh):
             fresh.extents, fresh.inline = old.extents, old.inline
             fresh.references, fresh.withheld = old.references, old.withheld
+            fresh.sealed = old.sealed
         # Streams that say which objects have a spill block take it from the others.
         if not self.part.part.flags & _SPILL_BLOCK or flags & _HAS_SPILL:
             fresh.spill = old.spill

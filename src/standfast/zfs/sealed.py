@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from standfast.errors import NoIdentityError, StreamError
@@ -134,8 +135,9 @@ def _check(data: KeyData) -> None:
         raise StreamError(f"its passphrase would take {data.rounds} rounds to try")
 
 
+@lru_cache(maxsize=32)
 def unlock(data: KeyData, secret: bytes) -> Unlocked:
-    """Open the dataset's keys.
+    """Open the dataset's keys; a passphrase takes a while, so answers are kept.
 
     Args:
         data: the wrapped keys.

@@ -89,10 +89,8 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
         flush=_flush(config),
     )
     seconds = parse_duration(section.interval)
-    if section.kind == "vrrp":
-        ticks = max(1, round(seconds * 100))
-        return opening.open_vrrp(settings, ticks, host=host, plane=plane)
-    return opening.open_carp(settings, max(1, round(seconds)), host=host, plane=plane)
+    pace = max(1, round(seconds * 100 if section.kind == "vrrp" else seconds))
+    return opening.open_group(section.kind, settings, pace, host=host, plane=plane)
 
 
 def _open_bgp(config: Config, plane: Plane) -> Election:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from standfast.director.election.external import ExternalElection
-from standfast.director.election.opening import GroupSettings, open_carp, open_vrrp
+from standfast.director.election.opening import GroupSettings, open_group
 from standfast.director.election.speaker import Speaker
 from standfast.host.local import LocalHost
 
@@ -42,8 +42,7 @@ async def run(wish: dict[str, Any]) -> None:
             wish["addresses"], rank_file=Path(wish["rank_file"])
         )
     else:
-        opened = open_vrrp if kind == "vrrp" else open_carp
-        election = opened(GroupSettings(**wish), pace, host=host)
+        election = open_group(kind, GroupSettings(**wish), pace, host=host)
     changes = election.events()
 
     async def report() -> None:

@@ -23,26 +23,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from standfast.director.election import holding
 from standfast.director.election.carp_wire import MAX_SKEW, CarpAdvert
+from standfast.director.election.holding import GroupState, next_tick
 from standfast.director.election.model import (
     RANK_HIGHEST,
     RANK_LOWEST,
     RANK_UNFIT,
-    Abandon,
-    Announce,
-    Farewell,
-    Heard,
-    Leave,
-    LinkDown,
-    LinkUp,
-    Ranked,
     Role,
-    Send,
     Sent,
-    Start,
-    Stop,
-    Take,
-    Tick,
 )
 
 if TYPE_CHECKING:
@@ -50,16 +39,13 @@ if TYPE_CHECKING:
 
     Step = tuple["CarpState", tuple[Action[CarpAdvert], ...]]
 
+__all__ = ["CarpConfig", "CarpState", "dead_seconds", "initial", "next_tick", "step"]
+
 DEAD_RATIO = 3
 SKEWS_PER_SECOND = 256
 FAREWELL = 255  # as advbase and advskew, OpenBSD's way on interface down
 SEND_ERRORS = 3
 SEND_ERROR_DEMOTION = 240
-# Neighbours are told again at most this often while two masters shout, in seconds.
-ANNOUNCE_EVERY = 0.5
-# A claim is answered at once when our last advert is older than this share of an
-# interval.
-ASSERT_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -80,34 +66,20 @@ class CarpConfig:
     margin: int = 0
 
 
-@dataclass(frozen=True)
-class CarpState:
-    """Where a node is.
+@dataclass(frozen=True, kw_only=True)
+class CarpState(GroupState):
+    """Where a node is; see GroupState.
 
     Attributes:
-        role: INIT before Start, after Stop and without a link.
         advskew: own, 0..240, without demotion; None is unfit.
-        running: between Start and Stop.
         failures: sends that failed in a row; negative: that went well in a row
             while demoted.
         demoted: whether failed sends demote us.
-        deadline: when a Tick is due, or None.
-        leftover: an address may be configured here though we are no master.
-        announced: when neighbours were last told.
-        settle: when to tell them once more, or None.
-        master: who was last heard as master, or None.
     """
 
-    role: Role
-    advskew: int | None
-    running: bool
+    advskew: int | None = None
     failures: int = 0
     demoted: bool = False
-    deadline: float | None = None
-    leftover: bool = False
-    announced: float = float("-inf")
-    settle: float | None = None
-    master: IPAddress | None = None
 
     @property
     def skew(self) -> int:
@@ -119,7 +91,7 @@ class CarpState:
 
 def initial() -> CarpState:
     """Return the state before Start: unfit until it is told a rank."""
-    return CarpState(Role.INIT, advskew=None, running=False)
+    return CarpState()
 
 
 def skew_of_rank(rank: int) -> int | None:
@@ -140,176 +112,15 @@ def dead_seconds(advbase: int, advskew: int) -> float:
     return DEAD_RATIO * advbase + advskew / SKEWS_PER_SECOND
 
 
-def step(  # noqa: C901, PLR0911 - one case for each event
+def step(
     config: CarpConfig, state: CarpState, event: Event[CarpAdvert], now: float
 ) -> Step:
-    """Return the next state and what to do, in order.
-
-    Args:
-        config: what does not change.
-        state: where the node is.
-        event: what happened.
-        now: seconds of a monotonic clock.
-    """
-    match event:
-        case Start(inherited):
-            return _listen(config, replace(state, leftover=inherited), now)
-        case Stop():
-            return _stop(config, state)
-        case Abandon():
-            return _idle(state, running=False), ()
-        case Ranked(rank, reason):
-            return _ranked(config, state, skew_of_rank(rank), reason, now)
-        case LinkDown():
-            return _link_down(state)
-        case LinkUp() if state.running and state.role is Role.INIT:
-            return _listen(config, state, now)
-        case Heard(source, advert) if state.role is Role.BACKUP:
-            return _backup_hears(config, state, source, advert, now)
-        case Heard(source, advert) if state.role is Role.MASTER:
-            return _master_hears(config, state, source, advert, now)
-        case Sent(well) if state.role is Role.MASTER:
-            return _count(state, well=well), ()
-        case Tick():
-            return _tick(config, state, now)
-        case _:
-            return state, ()
-
-
-def _listen(config: CarpConfig, state: CarpState, now: float) -> Step:
-    listening = replace(
-        state,
-        role=Role.BACKUP,
-        running=True,
-        deadline=_dead_at(config, state, now),
-        settle=None,
-    )
-    return listening, ()
-
-
-def _dead_at(config: CarpConfig, state: CarpState, now: float) -> float | None:
-    """An unfit node waits for nothing."""
-    if state.advskew is None:
-        return None
-    return now + dead_seconds(config.advbase, state.skew)
-
-
-def _idle(state: CarpState, *, running: bool) -> CarpState:
-    return replace(state, role=Role.INIT, running=running, deadline=None, settle=None)
-
-
-def _stop(config: CarpConfig, state: CarpState) -> Step:
-    idle = _idle(state, running=False)
-    if state.role is not Role.MASTER:
-        return idle, ()
-    return idle, (Leave("stopped in good order"), _farewell(config))
-
-
-def _farewell(config: CarpConfig) -> Farewell[CarpAdvert]:
-    return Farewell(CarpAdvert(config.vhid, FAREWELL, FAREWELL))
-
-
-def _advert(config: CarpConfig, state: CarpState) -> CarpAdvert:
-    return CarpAdvert(config.vhid, state.skew, config.advbase)
-
-
-def _next_send(config: CarpConfig, state: CarpState, now: float) -> float:
-    return now + interval_seconds(config.advbase, state.skew)
-
-
-def _ranked(
-    config: CarpConfig, state: CarpState, advskew: int | None, reason: str, now: float
-) -> Step:
-    if advskew == state.advskew:
-        return state, ()
-    changed = replace(state, advskew=advskew)
-    if state.role is Role.MASTER and advskew is None:
-        down = replace(changed, role=Role.BACKUP, deadline=None, settle=None)
-        return down, (Leave(reason), _farewell(config))
-    if state.role is Role.MASTER:
-        # At once, as FreeBSD does on a change of demotion: a better backup preempts.
-        after = replace(changed, deadline=_next_send(config, changed, now))
-        return after, (Send(_advert(config, changed)),)
-    if state.role is Role.BACKUP and None in (advskew, state.advskew):
-        return replace(changed, deadline=_dead_at(config, changed, now)), ()
-    return changed, ()
-
-
-def _link_down(state: CarpState) -> Step:
-    actions = (Leave("the link is down"),) if state.role is Role.MASTER else ()
-    return _idle(state, running=state.running), actions
-
-
-def _backup_hears(
-    config: CarpConfig,
-    state: CarpState,
-    source: IPAddress,
-    advert: CarpAdvert,
-    now: float,
-) -> Step:
-    ours = interval_seconds(config.advbase, state.skew)
-    theirs = interval_seconds(advert.advbase, advert.advskew)
-    if state.master not in (None, source) and theirs > ours:
-        # Two masters after a partition: the one that we follow will see to the
-        # other; preempting that one would add a third.
-        return state, ()
-    heard = replace(state, master=source)
-    if state.advskew is not None:
-        if theirs > DEAD_RATIO * config.advbase:
-            return _take(config, heard, now, f"{source} leaves or will time out")
-        if ours + config.margin / SKEWS_PER_SECOND < theirs:
-            return _take(config, heard, now, f"{source} is slower than this node")
-    followed = replace(heard, deadline=_dead_at(config, state, now), leftover=False)
-    if state.leftover:
-        return followed, (Leave(f"left over from before; {source} is master"),)
-    return followed, ()
-
-
-def _master_hears(
-    config: CarpConfig,
-    state: CarpState,
-    source: IPAddress,
-    advert: CarpAdvert,
-    now: float,
-) -> Step:
-    theirs = (interval_seconds(advert.advbase, advert.advskew), source)
-    ours = (interval_seconds(config.advbase, state.skew), config.source)
-    if theirs < ours:
-        backup = replace(
-            state,
-            role=Role.BACKUP,
-            deadline=_dead_at(config, state, now),
-            settle=None,
-            master=source,
-        )
-        return backup, (Leave(f"{source} advertises more often"),)
-    return _assert(config, state, source, now)
-
-
-def _assert(
-    config: CarpConfig, state: CarpState, source: IPAddress, now: float
-) -> Step:
-    """Answer a worse claim with ours, but never let two nodes shout without pause."""
-    interval = interval_seconds(config.advbase, state.skew)
-    # Later too, for the loser's last gratuitous ARP comes after our advert.
-    master = replace(state, settle=now + 2 * config.advbase)
-    actions: tuple[Action[CarpAdvert], ...] = _awake(config, state, now)
-    assert state.deadline is not None
-    if now - (state.deadline - interval) >= interval / ASSERT_SHARE:
-        master = replace(master, deadline=now + interval)
-        actions = (Send(_advert(config, state)), *actions)
-    if now - state.announced < ANNOUNCE_EVERY:
-        return master, actions
-    told = Announce(f"{source} claimed the address too")
-    return replace(master, announced=now), (*actions, told)
-
-
-def _awake(config: CarpConfig, state: CarpState, now: float) -> tuple[Take, ...]:
-    """Take anew after an oversleep: someone may have taken the address from us."""
-    late = 0.0 if state.deadline is None else now - state.deadline
-    if late < dead_seconds(config.advbase, state.skew):
-        return ()
-    return (Take(f"asleep for {late:.2f} s; taking the address anew"),)
+    """Return the next state and what to do, in order; see holding.step."""
+    if isinstance(event, Sent):
+        return (
+            _count(state, well=event.well) if state.role is Role.MASTER else state
+        ), ()
+    return holding.step(_Terms(config), state, event, now)
 
 
 def _count(state: CarpState, *, well: bool) -> CarpState:
@@ -321,42 +132,65 @@ def _count(state: CarpState, *, well: bool) -> CarpState:
     return replace(state, failures=0)
 
 
-def _tick(config: CarpConfig, state: CarpState, now: float) -> Step:
-    if state.role is Role.BACKUP and _due(state.deadline, now):
-        reason = "no master is heard"
-        if state.master is not None:
-            reason = f"master {state.master} was not heard in time"
-        return _take(config, state, now, reason)
-    if state.role is not Role.MASTER:
-        return state, ()
-    actions: tuple[Action[CarpAdvert], ...] = ()
-    after = state
-    if state.deadline is not None and now >= state.deadline:
-        after = replace(after, deadline=_next_send(config, state, now))
-        actions += (Send(_advert(config, state)), *_awake(config, state, now))
-    if _due(state.settle, now):
-        after = replace(after, settle=None, announced=now)
-        actions += (Announce("the other claimant has gone"),)
-    return after, actions
+@dataclass(frozen=True)
+class _Terms:
+    """See holding.Terms."""
 
+    config: CarpConfig
 
-def _due(deadline: float | None, now: float) -> bool:
-    return deadline is not None and now >= deadline
+    def interval(self, state: CarpState) -> float:
+        return interval_seconds(self.config.advbase, state.skew)
 
+    def dead(self, state: CarpState) -> float:
+        return dead_seconds(self.config.advbase, state.skew)
 
-def _take(config: CarpConfig, state: CarpState, now: float, reason: str) -> Step:
-    master = replace(
-        state,
-        role=Role.MASTER,
-        deadline=_next_send(config, state, now),
-        leftover=False,
-        announced=now,
-        master=None,
-    )
-    return master, (Send(_advert(config, state)), Take(reason))
+    def fit(self, state: CarpState) -> bool:
+        return state.advskew is not None
 
+    def fresh(self, state: CarpState) -> CarpState:
+        return state
 
-def next_tick(state: CarpState) -> float | None:
-    """Return when the next Tick is due, or None."""
-    times = [at for at in (state.deadline, state.settle) if at is not None]
-    return min(times, default=None)
+    def ranked(self, state: CarpState, rank: int) -> CarpState:
+        advskew = skew_of_rank(rank)
+        return state if advskew == state.advskew else replace(state, advskew=advskew)
+
+    def advert(self, state: CarpState) -> CarpAdvert:
+        return CarpAdvert(self.config.vhid, state.skew, self.config.advbase)
+
+    def farewell(self) -> CarpAdvert:
+        return CarpAdvert(self.config.vhid, FAREWELL, FAREWELL)
+
+    def silence(self, state: CarpState) -> str:
+        if state.master is None:
+            return "no master is heard"
+        return f"master {state.master} was not heard in time"
+
+    def hears(
+        self, state: CarpState, source: IPAddress, advert: CarpAdvert, now: float
+    ) -> Step:
+        theirs = interval_seconds(advert.advbase, advert.advskew)
+        if state.role is Role.BACKUP:
+            return self._backup_hears(state, source, theirs, now)
+        if (theirs, source) < (self.interval(state), self.config.source):
+            why = f"{source} advertises more often"
+            return holding.step_down(self, state, source, now, why)
+        settle = now + 2 * self.config.advbase
+        return holding.stand_by_claim(self, state, source, settle, now)
+
+    def _backup_hears(
+        self, state: CarpState, source: IPAddress, theirs: float, now: float
+    ) -> Step:
+        ours = self.interval(state)
+        if state.master not in (None, source) and theirs > ours:
+            # Two masters after a partition: the one that we follow will see to the
+            # other; preempting that one would add a third.
+            return state, ()
+        heard = replace(state, master=source)
+        if self.fit(state):
+            if theirs > DEAD_RATIO * self.config.advbase:
+                why = f"{source} leaves or will time out"
+                return holding.take(self, heard, why, now)
+            if ours + self.config.margin / SKEWS_PER_SECOND < theirs:
+                why = f"{source} is slower than this node"
+                return holding.take(self, heard, why, now)
+        return holding.follow(self, heard, source, now)

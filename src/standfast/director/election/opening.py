@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from standfast.clock import SystemClock
 from standfast.director.election import carp, vrrp
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # always later than its own idea of having overslept (4 intervals and a skew).
 SILENT_INTERVALS = 5
 SILENT_EXTRA = 0.05
+
+Protocol = Literal["vrrp", "carp"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,22 @@ class GroupSettings:
     flush: tuple[tuple[str, ...], ...] = ()
 
 
-def open_vrrp(
+def open_group(
+    protocol: Protocol,
     settings: GroupSettings,
-    interval: int,
+    pace: int,
     *,
     host: Host,
     plane: DataPlane | None = None,
     clock: Clock | None = None,
 ) -> Speaker[Any, Any]:
-    """Return a VRRPv3 election.
+    """Return an election that speaks for itself.
 
     Args:
+        protocol: ``vrrp`` (version 3) or ``carp``.
         settings: of the group.
-        interval: centiseconds between adverts, 1..4095.
+        pace: between adverts: for vrrp centiseconds, 1..4095; for carp advbase in
+            seconds, 1..254.
         host: where ``ip`` runs.
         plane: the rules; none unless given.
         clock: wall time; the system's unless given.
@@ -84,83 +89,17 @@ def open_vrrp(
         UsageError: the settings contradict each other.
         ElectionError: the interface has no address of the family.
     """
-    if settings.ours_only != bool(settings.key):
-        raise UsageError(
-            "a VRRP key is for groups of directors of ours only, and they need one"
-        )
-    kind = "vrrp-signed" if settings.ours_only else "vrrp"
     source = _source(settings, host)
-    named = tuple(a for a in settings.addresses if a.version == source.version)
-    if not named:
-        raise UsageError(f"no virtual address is of the family of {source}")
-    config = vrrp.VrrpConfig(settings.group, interval, source, named, settings.margin)
-    machine = Machine(
-        vrrp.initial(config),
-        step=partial(vrrp.step, config),
-        next_tick=vrrp.next_tick,
-    )
-    seconds = interval * vrrp.CENTISECOND
-    return _open(
-        settings, kind, machine, seconds, source=source, host=host, plane=plane,
-        clock=clock,
-    )  # fmt: skip
-
-
-def open_carp(
-    settings: GroupSettings,
-    advbase: int,
-    *,
-    host: Host,
-    plane: DataPlane | None = None,
-    clock: Clock | None = None,
-) -> Speaker[Any, Any]:
-    """Return a CARP election.
-
-    Args:
-        settings: of the group.
-        advbase: seconds between adverts, 1..254.
-        host: where ``ip`` runs.
-        plane: the rules; none unless given.
-        clock: wall time; the system's unless given.
-
-    Raises:
-        UsageError: there is no passphrase.
-        ElectionError: the interface has no address of the family.
-    """
-    if not settings.key:
-        raise UsageError("CARP needs a passphrase")
-    kind = "carp-sealed" if settings.ours_only else "carp"
-    source = _source(settings, host)
-    config = carp.CarpConfig(settings.group, advbase, source, settings.margin)
-    machine = Machine(
-        carp.initial(), step=partial(carp.step, config), next_tick=carp.next_tick
-    )
-    return _open(
-        settings, kind, machine, advbase + 1.0, source=source, host=host, plane=plane,
-        clock=clock,
-    )  # fmt: skip
-
-
-def _open(
-    settings: GroupSettings,
-    kind: str,
-    machine: Machine[Any, Any],
-    interval: float,
-    *,
-    source: IPAddress,
-    host: Host,
-    plane: DataPlane | None,
-    clock: Clock | None,
-) -> Speaker[Any, Any]:
+    prepared = (_vrrp if protocol == "vrrp" else _carp)(settings, pace, source)
     watched = Watched(
-        kind=kind,
+        kind=prepared.kind,
         interface=settings.interface,
         group=settings.group,
         source=str(source),
         addresses=tuple(map(str, settings.addresses)),
         peers=tuple(map(str, settings.peers)),
         key=settings.key.hex(),
-        silence=SILENT_INTERVALS * interval + SILENT_EXTRA,
+        silence=SILENT_INTERVALS * prepared.seconds + SILENT_EXTRA,
         commands=settings.flush,
     )
     segment = RawSegment(settings.interface, source)
@@ -173,7 +112,7 @@ def _open(
         mac=lambda: segment.mac,
     )
     speaker: Speaker[Any, Any] = Speaker(
-        machine=machine,
+        machine=prepared.machine,
         codec=watched.codec(),
         segment=segment,
         hands=hands,
@@ -183,6 +122,48 @@ def _open(
     )
     hands.failed = speaker.takeover_failed
     return speaker
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A protocol's part: how its packets are judged, what decides, how slow it is."""
+
+    kind: str
+    machine: Machine[Any, Any]
+    seconds: float
+
+
+def _vrrp(settings: GroupSettings, pace: int, source: IPAddress) -> _Prepared:
+    if settings.ours_only != bool(settings.key):
+        raise UsageError(
+            "a VRRP key is for groups of directors of ours only, and they need one"
+        )
+    named = tuple(a for a in settings.addresses if a.version == source.version)
+    if not named:
+        raise UsageError(f"no virtual address is of the family of {source}")
+    config = vrrp.VrrpConfig(settings.group, pace, source, named, settings.margin)
+    return _Prepared(
+        "vrrp-signed" if settings.ours_only else "vrrp",
+        Machine(
+            vrrp.initial(config),
+            step=partial(vrrp.step, config),
+            next_tick=vrrp.next_tick,
+        ),
+        pace * vrrp.CENTISECOND,
+    )
+
+
+def _carp(settings: GroupSettings, pace: int, source: IPAddress) -> _Prepared:
+    if not settings.key:
+        raise UsageError("CARP needs a passphrase")
+    config = carp.CarpConfig(settings.group, pace, source, settings.margin)
+    return _Prepared(
+        "carp-sealed" if settings.ours_only else "carp",
+        Machine(
+            carp.initial(), step=partial(carp.step, config), next_tick=carp.next_tick
+        ),
+        pace + 1.0,
+    )
 
 
 def _source(settings: GroupSettings, host: Host) -> IPAddress:

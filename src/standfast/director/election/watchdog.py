@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.clock import SystemClock
+from standfast.director.election.carp import FAREWELL
 from standfast.director.election.carp_wire import CarpAdvert
 from standfast.director.election.codec import (
     CarpCodec,
@@ -52,7 +53,6 @@ log = logging.getLogger(__name__)
 BEAT = b"b"
 REST = b"r"
 REMOVED = b"removed\n"
-CARP_FAREWELL = 255
 COMMAND_SECONDS = 5.0
 
 
@@ -132,7 +132,7 @@ def must_remove(watch: Watch, silence: float, now: float) -> bool:
 def is_claim(advert: CarpAdvert | VrrpAdvert) -> bool:
     """Return whether an advert says "I am master", and not "I am leaving"."""
     if isinstance(advert, CarpAdvert):
-        return advert.advbase != CARP_FAREWELL
+        return advert.advbase != FAREWELL
     return advert.priority != 0
 
 

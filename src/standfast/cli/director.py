@@ -118,6 +118,19 @@ def _add_orders(commands: Any) -> None:  # noqa: ANN401
             "--force", action="store_true", help="even the last that serves"
         )
         _socket(parser)
+    release = _command(
+        commands,
+        "release",
+        "after a stop: remove addresses that a dead daemon left, if the peer serves",
+        "director_run:release",
+    )
+    _config(release)
+    release.add_argument(
+        "--wait",
+        metavar="T",
+        default="",
+        help="how long to listen for the peer; default until it must have taken over",
+    )
     standby = _command(
         commands,
         "standby",

@@ -109,6 +109,7 @@ def status_text(seen: dict[str, Any]) -> str:
     if peer is not None:
         words = f"{peer['role']}, rank {peer['rank']}" if peer["here"] else "silent"
         lines.append(f"peer: {words}; table {peer['agrees']}; {peer['pins']} pins here")
+    lines += _election_lines(seen["election"])
     if seen["guard"]:
         lines.append("the virtual addresses are guarded: another node serves them")
     if seen["trouble"]:
@@ -130,6 +131,20 @@ def status_text(seen: dict[str, Any]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines += [f"- {sentence}" for _, sentence in seen["sentences"][-3:]]
     return "\n".join(lines)
+
+
+def _election_lines(election: dict[str, Any]) -> list[str]:
+    lines = []
+    if not election["willing"]:
+        lines.append("standby: kept from the addresses by order, until `resume`")
+    if election["unproved"]:
+        lines.append(f"NOT PROVED: {election['unproved']}")
+    if election["problem"]:
+        lines.append(f"TROUBLE with {election['kind']}: {election['problem']}")
+    refused = ", ".join(f"{n} {word}" for word, n in election["refused"].items() if n)
+    if refused:
+        lines.append(f"adverts refused: {refused}")
+    return lines
 
 
 def _console(arguments: argparse.Namespace) -> Console:

@@ -18,12 +18,16 @@ from standfast.console import Console
 from standfast.director import plan
 from standfast.director.assembly import open_daemon
 from standfast.director.config import parse_config
+from standfast.director.control import alive
 from standfast.director.drivers import open_driver
-from standfast.director.model import Wanted, digest
-from standfast.director.opening import open_election
+from standfast.director.election import watchdog
+from standfast.director.model import Wanted, configuration_digest, digest
+from standfast.director.opening import open_election, watched_group
 from standfast.director.page import serve_page
+from standfast.director.preflight import preflight
 from standfast.errors import StandfastError, UsageError
 from standfast.host.local import LocalHost
+from standfast.units import parse_duration
 
 if TYPE_CHECKING:
     import argparse
@@ -81,8 +85,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     """Say whether the configuration holds here, and show the rules."""
     config = read_config(arguments.config)
-    driver = open_driver(config.file.driver, LocalHost())
+    host = LocalHost()
+    driver = open_driver(config.file.driver, host)
     can = driver.detect()
+    election = preflight(config, host)
     state = plan.step(
         plan.State(),
         plan.Configured(
@@ -98,9 +104,10 @@ def check(arguments: argparse.Namespace) -> int:
         back=config.file.back,
     )
     lacks = sorted({s.mode for s in config.services} - set(can.modes))
-    missing = [*can.missing, *(f"mode {mode} does not work here" for mode in lacks)]
+    lacking = [*can.missing, *(f"mode {mode} does not work here" for mode in lacks)]
+    missing = [*lacking, *election.missing]
     rules = ""
-    if not missing:
+    if not lacking:
         observed = driver.observe(wanted)
         blank = type(observed)(present=False)
         rules = "\n".join(change.command for change in driver.plan(blank, wanted))
@@ -109,17 +116,47 @@ def check(arguments: argparse.Namespace) -> int:
         "driver": can.driver,
         "version": can.version,
         "modes": list(can.modes),
-        "notes": list(can.notes),
+        "notes": [*can.notes, *election.notes],
         "missing": missing,
         "digest": digest(wanted),
+        "configuration_digest": configuration_digest(wanted),
+        "takeover_seconds": election.takeover,
+        "stall_seconds": election.stall,
         "rules": rules,
     }
     console = Console("json" if arguments.json else "text", arguments.verbose)
     lines = [f"{arguments.config} is good; {can.driver} here: {can.version or 'none'}"]
-    lines += [f"  {note}" for note in can.notes]
+    lines += [f"  {note}" for note in (*can.notes, *election.notes)]
     lines += [f"  missing: {note}" for note in missing]
     console.result(document, "\n".join([*lines, rules]))
     return 1 if missing else 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Remove what a dead daemon left; what a supervisor runs after every stop."""
+    config = read_config(arguments.config)
+    console = Console("json" if arguments.json else "text", arguments.verbose)
+    if alive(config.file.socket):
+        raise StandfastError(
+            f"a director answers on {config.file.socket}",
+            hint="this is for when it is gone; to hand over, `standby` or stop it",
+        )
+    host = LocalHost()
+    watched = watched_group(config, host)
+    if watched is None:
+        words = f"{config.file.election.kind}: no address is ours to remove"
+        console.result({"master": "", "removed": [], "sentence": words}, words)
+        return 0
+    seconds = parse_duration(arguments.wait) if arguments.wait else watched.silence + 1
+    master, here = asyncio.run(watchdog.release(watched, host, seconds))
+    gone = list(watched.addresses) if master else []
+    words = "no address was left here"
+    if master:
+        words = f"{master} is master: {', '.join(gone)} removed"
+    elif here:
+        words = f"nobody else was heard in {seconds:.1f} s: the addresses stay"
+    console.result({"master": master, "removed": gone, "sentence": words}, words)
+    return 0
 
 
 async def _live(daemon: Daemon, host: LocalHost) -> None:

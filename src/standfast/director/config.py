@@ -124,6 +124,8 @@ class ElectionSection(Section, frozen=True):
         interface: where adverts go; default ``front``.
         id: vhid or vrid.
         passphrase_file: for carp; and for vrrp the key of our own extension.
+        sealed: for carp, that all directors are standfast: priorities are sealed
+            too, and what other implementations say is refused.
         interval: of adverts, for vrrp at least 10 ms.
         priority: of this director while all is well, 1 to 254; higher wins.
         addresses: further ones that move along, as 10.60.0.1/24@eth1; the virtual
@@ -144,6 +146,7 @@ class ElectionSection(Section, frozen=True):
     interface: str = ""
     id: int = 51
     passphrase_file: str = ""
+    sealed: bool = False
     interval: str = "100ms"
     priority: int = 100
     addresses: tuple[str, ...] = ()

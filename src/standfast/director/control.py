@@ -35,7 +35,7 @@ async def serve(
     Raises:
         ControlError: another daemon listens there, or the place cannot be used.
     """
-    if _alive(path):
+    if alive(path):
         raise ControlError(f"another daemon listens on {path}")
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,7 +99,8 @@ def ask(path: str, request: Answer) -> Answer:
     return reply
 
 
-def _alive(path: str) -> bool:
+def alive(path: str) -> bool:
+    """Return whether a daemon listens there."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(1)

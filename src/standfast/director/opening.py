@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import stat
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from standfast.director.config import Config
     from standfast.director.election import Election
     from standfast.director.election.model import IPAddress
+    from standfast.director.election.opening import GroupSettings
+    from standfast.director.election.watchdog import Watched
     from standfast.director.model import Address
     from standfast.director.plane import Plane
     from standfast.host import Host
@@ -76,21 +80,45 @@ def open_election(config: Config, plane: Plane, host: Host) -> Election:
         return _open_bgp(config, plane)
     from standfast.director.election import opening  # noqa: PLC0415 - Linux only
 
-    card = section.interface or config.file.front
-    if not card:
-        raise UsageError("election.interface: is missing")
+    settings, pace = _group(config)
+    return opening.open_group(section.kind, settings, pace, host=host, plane=plane)
+
+
+def watched_group(config: Config, host: Host) -> Watched | None:
+    """Return the group that a dead daemon may have left addresses of.
+
+    None where the election does not put addresses on interfaces by itself.
+
+    Raises:
+        UsageError: its settings make no sense here.
+        ElectionError: the interface has no address to listen from.
+    """
+    if config.file.election.kind not in ("carp", "vrrp"):
+        return None
+    from standfast.director.election import opening  # noqa: PLC0415 - Linux only
+
+    settings, pace = _group(config)
+    kind = config.file.election.kind
+    return opening.watched_group(kind, settings, pace, host=host)
+
+
+def _group(config: Config) -> tuple[GroupSettings, int]:
+    """Return the settings of a group that speaks CARP or VRRP, and its pace."""
+    from standfast.director.election import opening  # noqa: PLC0415 - Linux only
+
+    section = config.file.election
     key = _key(section.passphrase_file)
+    vrrp = section.kind == "vrrp"
     settings = opening.GroupSettings(
-        card,
+        section.interface or config.file.front,
         section.id,
-        addresses,
+        virtual_addresses(config),
         key=key,
-        ours_only=bool(key) and section.kind == "vrrp",
+        ours_only=bool(key) if vrrp else section.sealed,
         flush=_flush(config),
     )
     seconds = parse_duration(section.interval)
-    pace = max(1, round(seconds * 100 if section.kind == "vrrp" else seconds))
-    return opening.open_group(section.kind, settings, pace, host=host, plane=plane)
+    return settings, max(1, round(seconds * 100 if vrrp else seconds))
 
 
 def _open_bgp(config: Config, plane: Plane) -> Election:
@@ -191,6 +219,16 @@ def _key(path: str) -> bytes:
     if not path:
         return b""
     try:
-        return Path(path).read_bytes().strip()
+        with open(path, "rb") as file:  # noqa: PTH123 - its mode, not its name's
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(4096).strip()
     except OSError as error:
         raise UsageError(f"election.passphrase_file: {error.strerror}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise UsageError(
+            f"election.passphrase_file: others may read {path}",
+            hint=f"chmod 600 {path}",
+        )
+    if not key:
+        raise UsageError(f"election.passphrase_file: {path} is empty")
+    return key

@@ -51,6 +51,11 @@ COMMAND_TIMEOUT_S = 5.0
 # How long a clean stop waits for the kernel to let go. A demotion is advertised at
 # once, and a peer that preempts answers at once.
 HANDOVER_S = 3.0
+# Of net.inet.carp: what must be 1, and how to make it so.
+SETTINGS = {
+    "allow": "sysctl net.inet.carp.allow=1",
+    "preempt": "sysctl net.inet.carp.preempt=1, on every director",
+}
 
 
 @dataclass(frozen=True)
@@ -209,10 +214,7 @@ class FreebsdCarp:
     async def start(self) -> None:
         """Check the kernel's settings, then follow it; see Election."""
         values = await asyncio.to_thread(self._sysctls)
-        for name, hint in (
-            ("allow", "sysctl net.inet.carp.allow=1"),
-            ("preempt", "sysctl net.inet.carp.preempt=1, on every director"),
-        ):
+        for name, hint in SETTINGS.items():
             if values.get(name) != 1:
                 raise ElectionError(
                     f"net.inet.carp.{name} is not 1", hint=f"{hint}; see sysctl.conf"
@@ -289,24 +291,10 @@ class FreebsdCarp:
         self._notes.save(Note(note.following, note.following, note.seen + int(delta)))
 
     def _sysctls(self) -> dict[str, int]:
-        result = self._host.run(("sysctl", "net.inet.carp"), timeout=COMMAND_TIMEOUT_S)
-        return sysctls(result.stdout.decode())
+        return _sysctls(self._host)
 
     def _held(self) -> list[Vhid]:
-        found: dict[tuple[str, int], Vhid] = {}
-        for interface in dict.fromkeys(name for name, _ in self._group):
-            result = self._host.run(("ifconfig", interface), timeout=COMMAND_TIMEOUT_S)
-            for one in vhids(result.stdout.decode()):
-                found[(one.interface, one.vhid)] = one
-        missing = [
-            f"{vhid}@{name}" for name, vhid in self._group if (name, vhid) not in found
-        ]
-        if missing:
-            raise ElectionError(
-                f"there is no vhid {', '.join(missing)}",
-                hint="give the interface its address with `vhid N` in rc.conf",
-            )
-        return [found[key] for key in self._group]
+        return _held(self._host, self._group)
 
     def _see(self, held: Sequence[Vhid]) -> None:
         role, sentence = judge(held)
@@ -314,6 +302,42 @@ class FreebsdCarp:
             return
         self._role = role
         self._changes.tell(RoleChange(role, sentence, self._clock.monotonic()))
+
+
+def missing(host: Host, group: Sequence[tuple[str, int]]) -> list[str]:
+    """Return what of the kernel's settings stands in the way of a group.
+
+    Raises:
+        CommandError: the kernel was not to be asked.
+        ElectionError: a vhid is missing.
+    """
+    values = _sysctls(host)
+    _held(host, group)
+    return [
+        f"net.inet.carp.{name} is not 1: {hint}"
+        for name, hint in SETTINGS.items()
+        if values.get(name) != 1
+    ]
+
+
+def _sysctls(host: Host) -> dict[str, int]:
+    result = host.run(("sysctl", "net.inet.carp"), timeout=COMMAND_TIMEOUT_S)
+    return sysctls(result.stdout.decode())
+
+
+def _held(host: Host, group: Sequence[tuple[str, int]]) -> list[Vhid]:
+    found: dict[tuple[str, int], Vhid] = {}
+    for interface in dict.fromkeys(name for name, _ in group):
+        result = host.run(("ifconfig", interface), timeout=COMMAND_TIMEOUT_S)
+        for one in vhids(result.stdout.decode()):
+            found[(one.interface, one.vhid)] = one
+    absent = [f"{vhid}@{name}" for name, vhid in group if (name, vhid) not in found]
+    if absent:
+        raise ElectionError(
+            f"there is no vhid {', '.join(absent)}",
+            hint="give the interface its address with `vhid N` in rc.conf",
+        )
+    return [found[key] for key in group]
 
 
 def judge(held: Sequence[Vhid]) -> tuple[Role, str]:

@@ -89,19 +89,8 @@ def open_group(
         UsageError: the settings contradict each other.
         ElectionError: the interface has no address of the family.
     """
-    source = _source(settings, host)
-    prepared = (_vrrp if protocol == "vrrp" else _carp)(settings, pace, source)
-    watched = Watched(
-        kind=prepared.kind,
-        interface=settings.interface,
-        group=settings.group,
-        source=str(source),
-        addresses=tuple(map(str, settings.addresses)),
-        peers=tuple(map(str, settings.peers)),
-        key=settings.key.hex(),
-        silence=SILENT_INTERVALS * prepared.seconds + SILENT_EXTRA,
-        commands=settings.flush,
-    )
+    prepared, watched = _prepare(protocol, settings, pace, host)
+    source = ip_address(watched.source)
     segment = RawSegment(settings.interface, source)
     card = IpAddresses(host, settings.interface)
     hands = Hands(
@@ -122,6 +111,32 @@ def open_group(
     )
     hands.failed = speaker.takeover_failed
     return speaker
+
+
+def watched_group(
+    protocol: Protocol, settings: GroupSettings, pace: int, *, host: Host
+) -> Watched:
+    """Return what a watchdog of such a group has to know; see open_group."""
+    return _prepare(protocol, settings, pace, host)[1]
+
+
+def _prepare(
+    protocol: Protocol, settings: GroupSettings, pace: int, host: Host
+) -> tuple[_Prepared, Watched]:
+    source = _source(settings, host)
+    prepared = (_vrrp if protocol == "vrrp" else _carp)(settings, pace, source)
+    watched = Watched(
+        kind=prepared.kind,
+        interface=settings.interface,
+        group=settings.group,
+        source=str(source),
+        addresses=tuple(map(str, settings.addresses)),
+        peers=tuple(map(str, settings.peers)),
+        key=settings.key.hex(),
+        silence=SILENT_INTERVALS * prepared.seconds + SILENT_EXTRA,
+        commands=settings.flush,
+    )
+    return prepared, watched
 
 
 @dataclass(frozen=True)

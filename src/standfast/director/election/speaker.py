@@ -167,7 +167,7 @@ class Speaker(Generic[S, A]):
     @property
     def refused(self) -> Mapping[str, int]:
         """How many adverts were not believed, by reason; see Election."""
-        return {kind.name.lower(): count for kind, count in self._refused.items()}
+        return {kind.name.lower(): self._refused[kind] for kind in Refusal}
 
     @property
     def problem(self) -> str:

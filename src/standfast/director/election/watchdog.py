@@ -22,7 +22,6 @@ import struct
 import sys
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.clock import SystemClock
@@ -297,11 +296,7 @@ class Watchdog:
             self._remove()
 
     def _remove(self) -> None:
-        card = IpAddresses(self._host, self._watched.interface)
-        card.remove_now([ip_address(a) for a in self._watched.addresses])
-        for argv in self._watched.commands:
-            with contextlib.suppress(StandfastError):
-                self._host.run(argv, timeout=COMMAND_SECONDS)
+        remove(self._watched, self._host)
         if self._watch.gone:
             self._over.set()
             return
@@ -328,15 +323,58 @@ def main() -> None:
         host.close()
 
 
-def remove_leftovers(host: Host, interface: str, addresses: tuple[str, ...]) -> None:
-    """Remove addresses now, unasked; what a supervisor runs after the last stop.
+async def release(watched: Watched, host: Host, seconds: float) -> tuple[str, bool]:
+    """Remove what a dead daemon and its watchdog have left, if another node serves.
+
+    Args:
+        watched: the group.
+        host: where commands run.
+        seconds: how long to listen for another master.
+
+    Returns:
+        Who is master, empty when nobody was heard; and whether addresses were here.
+        They are removed when both are so: with no other master traffic flows on.
+
+    Raises:
+        ElectionError: an address is still there, or a socket was refused.
+    """
+    card = IpAddresses(host, watched.interface)
+    mine = {ip_address(a) for a in watched.addresses}
+    if not mine & await card.present():
+        return "", False
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    codec = watched.codec()
+    clock = SystemClock()
+
+    def listen(packet: Packet) -> None:
+        with contextlib.suppress(RefusedError):
+            if is_claim(codec.decode(packet, clock.now())):
+                heard.put_nowait(str(packet.source))
+
+    segment = RawSegment(watched.interface, ip_address(watched.source))
+    segment.open(listen)
+    try:
+        async with asyncio.timeout(seconds):
+            master = await heard.get()
+    except TimeoutError:
+        return "", True
+    finally:
+        segment.close()
+    await asyncio.to_thread(remove, watched, host)
+    return master, True
+
+
+def remove(watched: Watched, host: Host) -> None:
+    """Take the addresses away, and do what belongs to it.
 
     Raises:
         ElectionError: one is still there.
     """
-    if Path("/sys/class/net", interface).exists():
-        card = IpAddresses(host, interface)
-        card.remove_now([ip_address(a) for a in addresses])
+    card = IpAddresses(host, watched.interface)
+    card.remove_now([ip_address(a) for a in watched.addresses])
+    for argv in watched.commands:
+        with contextlib.suppress(StandfastError):
+            host.run(argv, timeout=COMMAND_SECONDS)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from standfast.backup.model import FORMAT, decode, encode
+from standfast.backup.proof import COMMITTED, REFUSED
 from standfast.backup.state import write_private
-from standfast.errors import StandfastError
+from standfast.backup.verify import Level
+from standfast.errors import ExitStatus, StandfastError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
     from standfast.backup.state import VaultState
+    from standfast.backup.vault import Vault
+    from standfast.backup.verify import Report
 
 # In order of what they prove. LISTING: names, sizes, signatures. HASH: the far end
 # says that every byte is there. FETCH: every byte was read back and hashed here.
@@ -40,10 +44,12 @@ class Proven(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         format: 1.
         archives: archive id -> kind of proof -> Unix time of the last one.
+        whole: kind of proof -> Unix time at which the whole vault last passed it.
     """
 
     format: int
     archives: dict[str, dict[str, int]]
+    whole: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def read_proven(state: VaultState) -> Mapping[str, Mapping[str, int]]:
@@ -53,13 +59,17 @@ def read_proven(state: VaultState) -> Mapping[str, Mapping[str, int]]:
         DamagedError: the file holds something else.
         StandfastError: it cannot be read.
     """
-    path = state.folder / "proven.json"
-    try:
-        return decode(path.read_bytes(), Proven, str(path)).archives
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise StandfastError(f"cannot read {path}: {error.strerror}") from None
+    return _read(state).archives
+
+
+def read_whole(state: VaultState) -> Mapping[str, int]:
+    """Return kind of proof -> Unix time at which the whole vault last passed it.
+
+    Raises:
+        DamagedError: the file holds something else.
+        StandfastError: it cannot be read.
+    """
+    return _read(state).whole
 
 
 def note_proven(
@@ -83,9 +93,10 @@ def note_proven(
         StandfastError: it cannot be read or written.
     """
     with state.locked():
+        known = _read(state)
         kept = {
             archive: dict(times)
-            for archive, times in read_proven(state).items()
+            for archive, times in known.archives.items()
             if present is None or archive in present
         }
         for archive in archives:
@@ -93,5 +104,52 @@ def note_proven(
             times[kind] = int(time)
             if kind in KINDS[KINDS.index(HASH) :]:
                 times.pop(DAMAGED, None)
-        document = Proven(format=FORMAT, archives=kept)
-        write_private(state.folder / "proven.json", encode(document))
+        _write(state, msgspec.structs.replace(known, archives=kept))
+
+
+def remember_report(
+    vault: Vault, report: Report, time: float, *, whole: bool, read_here: bool
+) -> None:
+    """Remember what a verification found, on a machine that knows the vault.
+
+    Args:
+        vault: the vault.
+        report: what was found.
+        time: seconds since the epoch.
+        whole: whether all of the vault was verified.
+        read_here: whether the bytes were hashed on this machine.
+
+    Raises:
+        StandfastError: the memory cannot be read or written.
+    """
+    if vault.record is None:
+        return
+    kind = {
+        Level.LISTING: LISTING,
+        Level.HASH: FETCH if read_here else HASH,
+        Level.DECRYPT: DECRYPT,
+    }[report.level]
+    checked = [one.archive for one in report.checked]
+    present = {archive.id for archive in checked} if whole else None
+    for standing, what in ((COMMITTED, kind), (REFUSED, DAMAGED)):
+        ids = [a.id for a in checked if a.standing == standing]
+        note_proven(vault.state, what, ids, time, present)
+    if whole and report.status() == ExitStatus.DONE:
+        with vault.state.locked():
+            known = _read(vault.state)
+            times = {**known.whole, kind: int(time)}
+            _write(vault.state, msgspec.structs.replace(known, whole=times))
+
+
+def _read(state: VaultState) -> Proven:
+    path = state.folder / "proven.json"
+    try:
+        return decode(path.read_bytes(), Proven, str(path))
+    except FileNotFoundError:
+        return Proven(format=FORMAT, archives={})
+    except OSError as error:
+        raise StandfastError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _write(state: VaultState, proven: Proven) -> None:
+    write_private(state.folder / "proven.json", encode(proven))

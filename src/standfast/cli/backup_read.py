@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 from standfast.backup.clean import REMOVE, clean, plan_clean
 from standfast.backup.opening import Recognised
 from standfast.backup.proof import COMMITTED, DISTRUST, REFUSED, UNFINISHED
-from standfast.backup.proven import (
-    DAMAGED,
-    DECRYPT,
-    FETCH,
-    HASH,
-    LISTING,
-    note_proven,
-)
+from standfast.backup.proven import remember_report
 from standfast.backup.recovery import kit_text
 from standfast.backup.restore import manifests_of
 from standfast.backup.verify import Level, Verifier, verify
@@ -139,22 +132,11 @@ def verify_vault(session: Session) -> int:
 def _remember(
     session: Session, vault: Vault, report: Report, *, read_here: bool
 ) -> None:
-    """Note for ``status`` what was proven, on a machine that knows the vault."""
-    if vault.record is None:
-        return
-    kind = {
-        Level.LISTING: LISTING,
-        Level.HASH: FETCH if read_here else HASH,
-        Level.DECRYPT: DECRYPT,
-    }[report.level]
+    """Note for ``status`` what was proven; a failure to do so changes no verdict."""
     whole = not session.arguments.archives
-    checked = [checked.archive for checked in report.checked]
-    present = {archive.id for archive in checked} if whole else None
     now = session.clock.now()
     try:
-        for standing, what in ((COMMITTED, kind), (REFUSED, DAMAGED)):
-            ids = [a.id for a in checked if a.standing == standing]
-            note_proven(vault.state, what, ids, now, present)
+        remember_report(vault, report, now, whole=whole, read_here=read_here)
     except StandfastError as error:
         session.console.note(f"not remembered: {error.message}")
 

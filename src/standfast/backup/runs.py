@@ -76,7 +76,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     places: dict[str, PlaceRecord] = msgspec.field(default_factory=dict)
 
 
-class Journal:
+class Runs:
     """The memory of one job."""
 
     def __init__(self, base: Path, job: str) -> None:

@@ -15,6 +15,7 @@ from vaults import SMALL, ListSink, Owned, in_memory, make_owned, restore_from
 
 from standfast.backup.compress import PIECE, Compressor, decompress_into
 from standfast.backup.model import segment_name
+from standfast.backup.plan import SendPlan
 from standfast.backup.sealing import fingerprint, sealed_bound
 from standfast.backup.send import Guard
 from standfast.backup.vault import open_vault
@@ -271,7 +272,7 @@ def test_a_stream_in_any_pieces(cuts: list[int], short: int) -> None:
 
 def test_a_promised_stream_must_be_one() -> None:
     """Where zfs send was asked, other bytes are refused at their first segment."""
-    guard = Guard(1234)
+    guard = Guard(SendPlan("x", (), 1234, 0, ""))
     with pytest.raises(StreamError, match="no send stream"):
         guard.see(memoryview(b"x" * 500))
 

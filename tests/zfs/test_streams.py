@@ -38,16 +38,15 @@ def load(path: Path) -> tuple[ScriptedHost, Any]:
 def test_estimate(path: Path) -> None:
     """The size line counts wherever it is; without one, referenced stands in."""
     host, data = load(path)
-    facts = SnapshotFacts(data["argv"][-1], 1, 4096)
     expected = 4096 if data["expect"] is None else data["expect"]
-    assert expected == estimate(host, facts, [])
+    assert expected == estimate(host, [data["argv"][-1]], 4096)
 
 
 def test_size_on_standard_error() -> None:
     """Releases before 2013 print the estimate on standard error."""
     argv = ("zfs", "send", "-n", "-v", "-P", "a@b")
     host = ScriptedHost([Line(argv, 0, "", "full\ta@b\t123\nsize\t123\n")])
-    assert estimate(host, SnapshotFacts("a@b", 1, 1), []) == 123
+    assert estimate(host, ["a@b"], 1) == 123
 
 
 def test_snapshot_facts() -> None:

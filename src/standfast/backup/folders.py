@@ -46,3 +46,14 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def drop_cut_line(fd: int) -> None:
+    """Cut what a power failure left behind a file's last line feed; go to the end."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    start = max(0, size - 64 * 1024)
+    tail = os.pread(fd, size - start, start)
+    keep = start + tail.rfind(b"\n") + 1
+    if keep < size:
+        os.ftruncate(fd, keep)
+    os.lseek(fd, 0, os.SEEK_END)

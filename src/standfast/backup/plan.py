@@ -9,11 +9,12 @@ from standfast.backup.model import Manifest, is_archive_id
 from standfast.backup.sums import NONE
 from standfast.errors import UsageError
 from standfast.zfs.names import split_snapshot
-from standfast.zfs.streams import SnapshotFacts, check_flags, send_argv
+from standfast.zfs.streams import send_argv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from standfast.backup.chain import ChainPlan, Request
     from standfast.backup.model import VaultInfo
     from standfast.backup.proof import Archive
 
@@ -35,6 +36,9 @@ class SendPlan:
         tree: the stream is of a dataset and all below it.
         base: the archive that this one is an increment on, or ``none``.
         base_guid: what the stream must be incremental from; 0 if it must be full.
+        bases: for a tree, all GUIDs that parts of it may be incremental from.
+        raw: the stream must be raw, or must not.
+        flags: zfs send's, without what it starts from.
     """
 
     name: str
@@ -46,31 +50,48 @@ class SendPlan:
     tree: bool = False
     base: str = NONE
     base_guid: int = 0
+    bases: frozenset[int] = frozenset()
+    raw: bool = False
+    flags: tuple[str, ...] = ()
 
 
-def plan_send(
-    snapshot: SnapshotFacts, size: int, flags: Sequence[str], dataset: int
-) -> SendPlan:
-    """Plan to send one whole snapshot.
+def plan_send(chain: ChainPlan, request: Request, size: int) -> SendPlan:
+    """Return the archive that a chain's next step makes.
 
     Args:
-        snapshot: the snapshot.
-        size: about how many bytes it will be.
-        flags: for zfs send.
-        dataset: GUID of its dataset.
-
-    Raises:
-        UsageError: a flag would not give one whole stream.
+        chain: what was decided, with action SEND.
+        request: what was asked for.
+        size: about how many bytes will come.
     """
-    check_flags(flags)
     return SendPlan(
-        name=snapshot.name,
-        command=tuple(send_argv(snapshot.name, flags)),
-        guid=snapshot.guid,
+        name=chain.target.name,
+        command=tuple(send_words(chain, request)),
+        guid=chain.target.guid,
         size=size,
-        why="full: this standfast sends whole snapshots",
-        dataset=dataset,
+        why=chain.why,
+        dataset=chain.dataset.guid,
+        tree=request.tree,
+        base=NONE if chain.mark is None else chain.mark.archive,
+        base_guid=0 if chain.base is None else chain.base.guid,
+        bases=chain.bases,
+        raw=chain.raw,
+        flags=tuple(send_flags(chain, request)),
     )
+
+
+def send_flags(chain: ChainPlan, request: Request) -> list[str]:
+    """Return the flags of zfs send, but for where the stream starts."""
+    flags = [*(["-R"] if request.tree else []), *request.flags]
+    if chain.base is not None:
+        between = request.between and not chain.base.is_bookmark
+        flags.append("-I" if between else "-i")
+    return flags
+
+
+def send_words(chain: ChainPlan, request: Request) -> list[str]:
+    """Return the command that sends a chain's next step."""
+    base = [] if chain.base is None else [chain.base.name]
+    return send_argv(chain.target.name, [*send_flags(chain, request), *base])
 
 
 def plan_stdin(name: str) -> SendPlan:

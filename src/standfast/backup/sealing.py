@@ -24,10 +24,11 @@ from standfast.backup.model import Segment, segment_name
 from standfast.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from standfast.backup.age import ChunkSealer, Recipient
     from standfast.backup.stores import Store
+    from standfast.backup.underway import Notes
 
 CHUNK = 64 * 1024
 # Two buffers a worker and one being filled; at 32 MiB a segment, four workers stay
@@ -54,6 +55,21 @@ class Recipe:
     fingerprint_key: bytes
 
 
+@dataclass(frozen=True)
+class Past:
+    """What an earlier run has stored of this archive, and where to note more.
+
+    Attributes:
+        notes: written to before an object is stored.
+        segments: proven to lie in the store, by index.
+        differs: told the index of a segment that the producer now gives otherwise.
+    """
+
+    notes: Notes
+    segments: Mapping[int, Segment]
+    differs: Callable[[int], None]
+
+
 def fingerprint(key: bytes, index: int, data: bytes | bytearray | memoryview) -> str:
     """Return the AES-256-GMAC of a segment's plaintext, 32 hex digits.
 
@@ -75,11 +91,13 @@ class SealingLine:
         folder: str,
         recipe: Recipe,
         progress: Callable[[int, int], None],
+        past: Past | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
         self._recipe = recipe
         self._progress = progress
+        self._past = past
         self._workers = worker_count(recipe.segment_size)
         self._plain: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[_Place] = queue.SimpleQueue()
@@ -165,16 +183,38 @@ class SealingLine:
             try:
                 with memoryview(buffer)[:count] as plain:
                     mark = fingerprint(self._recipe.fingerprint_key, index, plain)
+                    known = self._stored(index, count, mark)
+                    if known is not None:
+                        return known
                     size = _seal(plain, place, self._recipe)
             finally:
                 self._plain.put(buffer)
             with memoryview(place.out)[:size] as sealed:
                 digest = hashlib.sha256(sealed).hexdigest()
+                segment = Segment(
+                    size=count, fingerprint=mark, object_size=size, sha256=digest
+                )
+                if self._past is not None:
+                    self._past.notes.add(index, segment)
                 self._store.put(f"{self._folder}/{segment_name(index)}", sealed)
         finally:
             self._places.put(place)
         self._progress(0, size)
-        return Segment(size=count, fingerprint=mark, object_size=size, sha256=digest)
+        return segment
+
+    def _stored(self, index: int, count: int, mark: str) -> Segment | None:
+        """Return the segment if an earlier run has stored this very plaintext.
+
+        One that is not the same is removed: it is no part of this stream.
+        """
+        old = None if self._past is None else self._past.segments.get(index)
+        if old is None or self._past is None:
+            return None
+        if (old.size, old.fingerprint) == (count, mark):
+            return old
+        self._past.differs(index)
+        self._store.delete(f"{self._folder}/{segment_name(index)}")
+        return None
 
 
 def _stop_if_failed(future: Future[Segment], stop: Callable[[], None]) -> None:

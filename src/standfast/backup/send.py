@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import select
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from standfast import __version__
@@ -30,16 +30,17 @@ from standfast.backup.model import (
     encode,
     segment_name,
 )
-from standfast.backup.sealing import Recipe, SealingLine
+from standfast.backup.sealing import Past, Recipe, SealingLine
 from standfast.backup.state import COMMITTED, RESERVED, Sent
 from standfast.backup.sums import NONE, Statement, format_sums, line_name
+from standfast.backup.underway import Begun
 from standfast.backup.vault import vault_recipient
 from standfast.clock import utc_text
 from standfast.errors import CommandError, StreamError
 from standfast.zfs.records import RECOGNISE_BYTES, StreamCheck, looks_like_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from standfast.backup.plan import SendPlan
     from standfast.backup.vault import Vault
@@ -120,12 +121,12 @@ class Guard:
     """Checks a stream on its way through, if it is a send stream.
 
     Args:
-        guid: the snapshot that it must be a send stream of; None if it may be
-            anything.
+        plan: what it must be a send stream of; None if it may be anything.
     """
 
-    def __init__(self, guid: int | None) -> None:
-        self._guid = guid
+    def __init__(self, plan: SendPlan | None) -> None:
+        self._plan = plan
+        self._guid = None if plan is None else plan.guid
         self._head = b""
         self._check: StreamCheck | None = None
         self._opaque = False
@@ -177,6 +178,8 @@ class Guard:
                 f"the stream is of guid {facts.toguid}, not {self._guid}",
                 hint="was the snapshot replaced while it was sent?",
             )
+        if self._plan is not None and self._guid is not None:
+            check_chain(facts, self._plan)
         return facts
 
     def _recognise(self) -> None:
@@ -186,6 +189,36 @@ class Guard:
             raise StreamError("zfs send gave something that is no send stream")
         else:
             self._opaque = True
+
+
+def check_chain(facts: StreamFacts, plan: SendPlan) -> None:
+    """Refuse a stream that could not be received after what the vault has.
+
+    Raises:
+        StreamError: it is incremental from something else, or raw where what it
+            follows is not.
+    """
+    if facts.fromguid != plan.base_guid and not plan.tree:
+        raise StreamError(
+            f"the stream is incremental from guid {facts.fromguid}, "
+            f"not from {plan.base_guid}",
+            hint="was a snapshot or bookmark replaced while it was sent?",
+        )
+    known = {0, plan.base_guid} | plan.bases
+    for part in facts.streams:
+        if part.fromguid not in known:
+            raise StreamError(
+                f"{part.toname} is incremental from guid {part.fromguid}, "
+                "which the vault does not have",
+                hint="a clone needs its origin in the same tree; without --tree it "
+                "is sent whole",
+            )
+        known.add(part.toguid)
+    if plan.base_guid and facts.raw != plan.raw:
+        raise StreamError(
+            "the stream is raw and what it would follow is not, or the reverse",
+            hint="pass --full to begin a new chain",
+        )
 
 
 @dataclass(frozen=True)
@@ -201,18 +234,81 @@ class Sender:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A committed archive."""
+    """A committed archive.
+
+    Attributes:
+        archive: its id.
+        sequence: its number among this signer's.
+        manifest: what was sealed.
+        stored: bytes of its objects.
+        sums: SHA-256 of its ``SHA256SUMS``.
+        reused: bytes of objects that an interrupted send had stored before.
+    """
 
     archive: str
     sequence: int
     manifest: Manifest
     stored: int
+    sums: str = ""
+    reused: int = 0
+
+
+@dataclass
+class Draft:
+    """An archive that is not there yet.
+
+    Attributes:
+        archive: its id.
+        key: its fingerprint key.
+        begun: what later runs need to go on; None where they cannot.
+        segments: what an interrupted send left of it that is proven good.
+        changed: indexes of segments that the producer now gave otherwise.
+    """
+
+    archive: str
+    key: bytes
+    begun: Begun | None = None
+    segments: Mapping[int, Segment] = field(default_factory=dict)
+    changed: list[int] = field(default_factory=list)
+
+
+def new_draft(vault: Vault, plan: SendPlan, level: int) -> Draft:
+    """Return the draft of a new archive."""
+    draft = Draft(os.urandom(16).hex(), os.urandom(32))
+    if plan.guid is not None:
+        draft.begun = begun_of(vault, plan, level)
+    return draft
+
+
+def begun_of(vault: Vault, plan: SendPlan, level: int) -> Begun:
+    """Return what a replay must agree in, for a snapshot that is sent."""
+    return Begun(
+        name=plan.name,
+        dataset=str(plan.dataset),
+        guid=str(plan.guid),
+        base_guid=str(plan.base_guid),
+        flags=list(plan.flags),
+        recipient=vault_recipient(vault).text,
+        segment_size=vault.info.segment_size,
+        level=level,
+    )
 
 
 def send_archive(
-    vault: Vault, plan: SendPlan, producer: Producer, sender: Sender
+    vault: Vault,
+    plan: SendPlan,
+    producer: Producer,
+    sender: Sender,
+    draft: Draft | None = None,
 ) -> Outcome:
     """Make one archive and commit it.
+
+    Args:
+        vault: where to.
+        plan: what.
+        producer: its bytes.
+        sender: how.
+        draft: an interrupted archive to go on with, or a new one of known id.
 
     Raises:
         CommandError: the producer failed.
@@ -220,26 +316,41 @@ def send_archive(
         StoreError: the store failed for good.
         NotTrustedError: nothing is pinned for this vault here.
     """
-    archive = os.urandom(16).hex()
+    draft = draft or new_draft(vault, plan, sender.level)
     recipe = Recipe(
         recipient=vault_recipient(vault),
         segment_size=vault.info.segment_size,
         level=sender.level,
-        fingerprint_key=os.urandom(32),
+        fingerprint_key=draft.key,
     )
-    guard = Guard(plan.guid)
-    folder = archive_folder(archive)
-    with vault.state.sending(archive):
-        line = SealingLine(vault.store, folder, recipe, sender.progress)
+    guard = Guard(plan)
+    folder = archive_folder(draft.archive)
+    with vault.state.sending(draft.archive) as notes:
+        past = None
+        if draft.begun is not None:
+            if notes.is_new():
+                notes.begin(draft.begun, draft.key)
+            past = Past(notes, draft.segments, draft.changed.append)
+        line = SealingLine(vault.store, folder, recipe, sender.progress, past)
         segments = line.run(producer.read, guard.see, producer.stop)
         producer.finish()
         facts = guard.finish()
-        manifest = _manifest(vault, plan, sender, archive, recipe, segments, facts)
+        for index in draft.segments:
+            if index >= len(segments):
+                vault.store.delete(f"{folder}/{segment_name(index)}")
+        manifest = _manifest(
+            vault, plan, sender, draft.archive, recipe, segments, facts
+        )
         sealed = encrypt(encode(manifest), [recipe.recipient])
         vault.store.put(f"{folder}/{MANIFEST_OBJECT}", sealed)
         outcome = _commit(vault, plan, manifest, sealed, sender)
         sender.progress(0, len(sealed))
-    return outcome
+    return replace(outcome, reused=_reused(draft, segments))
+
+
+def _reused(draft: Draft, segments: list[Segment]) -> int:
+    same = (s for i, s in enumerate(segments) if draft.segments.get(i) == s)
+    return sum(segment.object_size for segment in same)
 
 
 def _commit(
@@ -270,13 +381,14 @@ def _commit(
         base=plan.base,
         line=_line(plan, key.seed, vault.info.vault),
     )
-    statement = _reserve(vault, drafted, sums, manifest.name)
+    statement = _reserve(vault, drafted, sums, plan, manifest)
     signature = key.sign(sums, statement.text()).encode()
     vault.store.put(f"{folder}/{SIGNATURE}", signature)
     vault.store.make_stable(folder)
     with vault.state.locked():
-        vault.state.note(_step(COMMITTED, statement, sums, manifest.name))
-    return Outcome(manifest.archive, statement.sequence, manifest, stored)
+        vault.state.note(_step(COMMITTED, statement, sums, plan, manifest))
+    digest = hashlib.sha256(sums).hexdigest()
+    return Outcome(manifest.archive, statement.sequence, manifest, stored, digest)
 
 
 def _line(plan: SendPlan, seed: bytes, vault: str) -> str:
@@ -285,7 +397,9 @@ def _line(plan: SendPlan, seed: bytes, vault: str) -> str:
     return line_name(seed, vault, plan.dataset, tree=plan.tree)
 
 
-def _reserve(vault: Vault, drafted: Statement, sums: bytes, name: str) -> Statement:
+def _reserve(
+    vault: Vault, drafted: Statement, sums: bytes, plan: SendPlan, manifest: Manifest
+) -> Statement:
     """Take the next number of this signer's sequence and return what to sign."""
     with vault.state.locked():
         ledger = vault.state.ledger()
@@ -295,19 +409,32 @@ def _reserve(vault: Vault, drafted: Statement, sums: bytes, name: str) -> Statem
             sequence=ledger.last_sequence + 1,
             previous=last.sums if last is not None else NONE,
         )
-        vault.state.note(_step(RESERVED, statement, sums, name))
+        vault.state.note(_step(RESERVED, statement, sums, plan, manifest))
     return statement
 
 
-def _step(state: str, statement: Statement, sums: bytes, name: str) -> Sent:
+def _step(
+    state: str, statement: Statement, sums: bytes, plan: SendPlan, manifest: Manifest
+) -> Sent:
+    ours = plan.dataset is not None and manifest.stream is not None
     return Sent(
         archive=statement.archive,
         sequence=statement.sequence,
         state=state,
         sums=hashlib.sha256(sums).hexdigest(),
-        name=name,
+        name=manifest.name,
         time=statement.time,
+        guid=manifest.stream.guid if manifest.stream and ours else "",
+        dataset=str(plan.dataset) if ours else "",
+        kind=archive_kind(manifest, tree=plan.tree) if ours else "",
     )
+
+
+def archive_kind(manifest: Manifest, *, tree: bool) -> str:
+    """Return the letters of ``Sent.kind`` for an archive."""
+    features = manifest.stream.features if manifest.stream else []
+    letters = {"R": tree, "w": "RAW" in features, "L": "LARGE_BLOCKS" in features}
+    return "".join(letter for letter, there in letters.items() if there)
 
 
 def _manifest(

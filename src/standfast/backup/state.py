@@ -9,7 +9,7 @@ or copied: ``$XDG_STATE_HOME/standfast/vaults/ID/`` (default ``~/.local/state``)
 ``seen.json``     what it has seen there, if it prunes; see ``memory``
 ``ledger.jsonl``  one line for each step of each archive sent from here
 ``signatures``    digests of the signatures that were verified here
-``sending/ID``    locked while this machine sends archive ID
+``sending/ID``    locked while this machine sends archive ID; see ``underway``
 ``lock``          locked while the record or the ledger changes
 
 Locks are flock(2): they end with their process, however it ends.
@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from standfast.backup.folders import make_folders, sync_folder
+from standfast.backup import underway
+from standfast.backup.folders import drop_cut_line, make_folders, sync_folder
 from standfast.backup.minisign import SecretKey
 from standfast.backup.model import decode, encode
 from standfast.errors import DamagedError, LockedError, StandfastError
@@ -36,6 +37,7 @@ from standfast.errors import DamagedError, LockedError, StandfastError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from standfast.backup.underway import Notes, Resumable
     from standfast.clock import Clock
 
 LOCK_SECONDS = 10.0
@@ -120,7 +122,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Sent:
-    """The last known step of an archive that was sent from here."""
+    """The last known step of an archive that was sent from here.
+
+    Attributes:
+        archive: its id.
+        sequence: its number among this signer's.
+        state: RESERVED, COMMITTED or REMOVED.
+        sums: SHA-256 of its ``SHA256SUMS``.
+        name: as in the manifest.
+        time: the commit's, Unix seconds.
+        guid: of the snapshot it ends with, decimal; empty for other bytes.
+        dataset: the dataset's GUID, decimal; empty for other bytes.
+        kind: letters: ``R`` a tree, ``w`` raw, ``L`` large blocks.
+    """
 
     archive: str
     sequence: int
@@ -128,6 +142,9 @@ class Sent:
     sums: str
     name: str
     time: int
+    guid: str = ""
+    dataset: str = ""
+    kind: str = ""
 
 
 @dataclass
@@ -242,7 +259,7 @@ class VaultState:
         path = self.folder / "ledger.jsonl"
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _drop_cut_line(fd)
+            drop_cut_line(fd)
             os.write(fd, line)
             os.fsync(fd)
         finally:
@@ -308,23 +325,32 @@ class VaultState:
             os.close(fd)
 
     @contextlib.contextmanager
-    def sending(self, archive: str) -> Iterator[None]:
+    def sending(self, archive: str) -> Iterator[Notes]:
         """Mark an archive as being sent by this live process.
 
         The mark outlives a send that fails, as it does one that is killed: it is
-        how ``clean`` knows that what lies there is ours and dead.
+        how ``clean`` knows that what lies there is ours and dead, and how a later
+        run goes on.
         """
         folder = self.folder / "sending"
         private_folder(folder)
-        path = folder / archive
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            sync_folder(folder)
-            yield
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(fd)
+        with underway.opened(folder / archive) as opened:
+            yield opened
+
+    def resumable(self) -> list[Resumable]:
+        """Return the sends begun here that a later run can go on with.
+
+        Also those whose sender is at work, which is for the caller to tell apart.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            paths = sorted((self.folder / "sending").iterdir())
+            found = (underway.read(path) for path in paths)
+            return [one for one in found if one is not None]
+        return []
+
+    def give_up(self, archive: str) -> None:
+        """Let nothing go on from what a dead sender left; ``clean`` may take it."""
+        underway.give_up(self.folder / "sending" / archive)
 
     def started(self) -> dict[str, bool]:
         """Return archive id -> whether its sender still lives, for all begun here.
@@ -392,17 +418,6 @@ def write_private(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise StandfastError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _drop_cut_line(fd: int) -> None:
-    """Cut what a power failure left behind the last line feed; go to the end."""
-    size = os.lseek(fd, 0, os.SEEK_END)
-    start = max(0, size - 64 * 1024)
-    tail = os.pread(fd, size - start, start)
-    keep = start + tail.rfind(b"\n") + 1
-    if keep < size:
-        os.ftruncate(fd, keep)
-    os.lseek(fd, 0, os.SEEK_END)
 
 
 def _try_lock(fd: int) -> bool:

@@ -146,12 +146,32 @@ def _add_send(commands: Any) -> None:  # noqa: ANN401
         "send",
         "seal a snapshot, or any stream of bytes, into a vault",
         "backup_send:send",
-        usage="%(prog)s [options] DATASET@SNAPSHOT VAULT\n"
+        usage="%(prog)s [options] DATASET[@SNAPSHOT] VAULT\n"
         "       %(prog)s [options] --stdin NAME VAULT",
     )
-    parser.add_argument("words", nargs="+", metavar="DATASET@SNAPSHOT VAULT")
+    parser.add_argument("words", nargs="+", metavar="DATASET[@SNAPSHOT] VAULT")
     parser.add_argument(
         "--stdin", metavar="NAME", help="keep what comes on standard input as NAME"
+    )
+    start = parser.add_argument_group(
+        "where the stream starts (default: at the newest that the vault has)"
+    )
+    start.add_argument("--full", action="store_true", help="from nothing: a new chain")
+    start.add_argument(
+        "--from",
+        dest="origin",
+        metavar="X",
+        help="at this snapshot or #BOOKMARK, which the vault must have",
+    )
+    start.add_argument(
+        "-I",
+        "--all-between",
+        dest="between",
+        action="store_true",
+        help="keep the snapshots in between too",
+    )
+    parser.add_argument(
+        "-R", "--tree", action="store_true", help="with all datasets below it"
     )
     parser.add_argument(
         "-w", "--raw", action="store_true", help="send encrypted datasets as they are"

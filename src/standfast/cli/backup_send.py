@@ -6,31 +6,34 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from standfast.backup.chain import SEND, ChainPlan, Request
 from standfast.backup.compress import LEVELS
+from standfast.backup.dataset import (
+    Source,
+    begin,
+    open_source,
+    plan_dataset,
+    properties_of,
+    size_of,
+)
+from standfast.backup.dataset import send as send_begun
 from standfast.backup.model import archive_folder
 from standfast.backup.plan import SendPlan, plan_send, plan_stdin, segment_count
-from standfast.backup.send import (
-    CommandProducer,
-    InputProducer,
-    Producer,
-    Sender,
-    send_archive,
-)
+from standfast.backup.send import InputProducer, Sender, send_archive
+from standfast.backup.sums import NONE
 from standfast.backup.vault import Vault, check_finished, pin, vault_recipient
 from standfast.cli.session import host_name
 from standfast.errors import StandfastError, UsageError
 from standfast.pace import Limited, Pace, Unlimited
 from standfast.units import duration_text, parse_rate, size_text
-from standfast.zfs.names import split_snapshot
-from standfast.zfs.streams import (
-    check_flags,
-    dataset_guid,
-    estimate,
-    snapshot_facts,
-    version,
-)
+from standfast.zfs.listing import list_tree
+from standfast.zfs.names import check_dataset, split_snapshot
+from standfast.zfs.streams import check_flags, version
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from standfast.backup.model import Manifest
     from standfast.backup.send import Outcome
     from standfast.cli.session import Session
 
@@ -43,28 +46,89 @@ def send(session: Session) -> int:
         raise UsageError(f"not a compression level: {level}", hint="from 1 to 19")
     flags = _flags(session)
     vault = _known(session, session.vault(_pace(session)))
-    plan = _plan(session, flags)
-    if session.arguments.dry_run:
-        _report_plan(session, vault, plan)
-        return 0
-    _mention_leftovers(session, vault)
     fresh_key = vault.state.signer_key() is None
-    title = f"sending {plan.name}"
-    progress = session.console.progress(title, plan.size, session.clock)
-    with progress.shown() as add:
-        sender = Sender(
-            clock=session.clock,
-            host_name=host_name(),
-            versions=_versions(session, plan),
-            level=level,
-            progress=add,
-        )
-        outcome = send_archive(vault, plan, _producer(session, plan), sender)
-    _report(session, vault, outcome, progress.seconds())
-    if fresh_key:
+    if session.arguments.stdin is not None:
+        _send_stdin(session, vault)
+    else:
+        _send_dataset(session, vault, _request(session, flags))
+    if fresh_key and not session.arguments.dry_run:
         key = vault.state.make_signer_key().public.text
         session.console.note(f"readers must trust this machine's key: --signer {key}")
     return 0
+
+
+def _send_stdin(session: Session, vault: Vault) -> None:
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal", hint="pipe something in")
+    plan = plan_stdin(session.arguments.stdin)
+    if session.arguments.dry_run:
+        _report_plan(session, vault, plan)
+        return
+    _mention_leftovers(session, vault)
+    title = f"sending {plan.name}"
+    progress = session.console.progress(title, plan.size, session.clock)
+    with progress.shown() as add:
+        producer = InputProducer(sys.stdin.fileno())
+        outcome = send_archive(vault, plan, producer, _sender(session, {}, add))
+    _report(session, vault, [(outcome, progress.seconds())])
+
+
+def _send_dataset(session: Session, vault: Vault, request: Request) -> None:
+    """Send what is to be sent of a dataset, an archive after the other."""
+    done: list[tuple[Outcome, float]] = []
+    while True:
+        source = _source(session, vault, request)
+        chain = plan_dataset(source, request)
+        if session.arguments.dry_run:
+            _report_chain(session, source, chain, request)
+            return
+        if chain.action != SEND:
+            break
+        if not done:
+            _mention_leftovers(session, vault)
+        done.append(_send_step(session, source, chain, request))
+        if not chain.more:
+            break
+    if done:
+        _report(session, vault, done)
+    else:
+        _report_nothing(session, vault, chain)
+
+
+def _send_step(
+    session: Session, source: Source, chain: ChainPlan, request: Request
+) -> tuple[Outcome, float]:
+    size = size_of(source, chain, request)
+    progress = session.console.progress(
+        f"sending {chain.target.name}", size, session.clock
+    )
+    found = version(session.host)
+    versions = {"zfs": found} if found else {}
+    with progress.shown() as add:
+        sender = _sender(session, versions, add)
+        sending = begin(source, chain, request, sender)
+        outcome = send_begun(source, chain, request, sending, sender)
+    return outcome, progress.seconds()
+
+
+def _source(session: Session, vault: Vault, request: Request) -> Source:
+    listing = list_tree(
+        session.host, [request.dataset], properties_of(vault), deep=request.tree
+    )
+    trust = vault.trust([])
+    return open_source(session.host, vault, listing, trust, session.console.note)
+
+
+def _sender(
+    session: Session, versions: dict[str, str], add: Callable[[int, int], None]
+) -> Sender:
+    return Sender(
+        clock=session.clock,
+        host_name=host_name(),
+        versions=versions,
+        level=session.arguments.compression_level,
+        progress=add,
+    )
 
 
 def _take_words(session: Session) -> None:
@@ -73,11 +137,39 @@ def _take_words(session: Session) -> None:
     if len(arguments.words) != count:
         raise UsageError(
             "what goes where?",
-            hint="write `send DATASET@SNAPSHOT VAULT` or `send --stdin NAME VAULT`",
+            hint="write `send DATASET[@SNAPSHOT] VAULT` or `send --stdin NAME VAULT`",
         )
     arguments.vault = arguments.words[-1]
     if arguments.stdin is None:
-        split_snapshot(arguments.words[0])
+        word = arguments.words[0]
+        split_snapshot(word) if "@" in word else check_dataset(word)
+    elif arguments.full or arguments.origin or arguments.between or arguments.tree:
+        raise UsageError(
+            "--full, --from, --all-between and --tree are for datasets, not for --stdin"
+        )
+    if arguments.full and (arguments.origin or arguments.between):
+        raise UsageError(
+            "--full starts from nothing: it takes no --from and no --all-between"
+        )
+
+
+def _request(session: Session, flags: list[str]) -> Request:
+    arguments = session.arguments
+    dataset, _, snapshot = arguments.words[0].partition("@")
+    origin = arguments.origin or ""
+    if origin and origin[0] not in "@#":
+        marked = origin.startswith((f"{dataset}@", f"{dataset}#"))
+        origin = origin[len(dataset) :] if marked else f"@{origin}"
+    replicate = {"-R", "--replicate"} & set(flags)
+    return Request(
+        dataset=dataset,
+        snapshot=snapshot,
+        full=arguments.full,
+        origin=origin,
+        between=arguments.between,
+        tree=arguments.tree or bool(replicate),
+        flags=tuple(flag for flag in flags if flag not in replicate),
+    )
 
 
 def _flags(session: Session) -> list[str]:
@@ -107,35 +199,12 @@ def _known(session: Session, vault: Vault) -> Vault:
     return vault
 
 
-def _plan(session: Session, flags: list[str]) -> SendPlan:
-    if session.arguments.stdin is not None:
-        if sys.stdin.isatty():
-            raise UsageError("standard input is a terminal", hint="pipe something in")
-        return plan_stdin(session.arguments.stdin)
-    snapshot = snapshot_facts(session.host, session.arguments.words[0])
-    dataset = dataset_guid(session.host, snapshot.name.partition("@")[0])
-    size = estimate(session.host, snapshot, flags)
-    return plan_send(snapshot, size, flags, dataset)
-
-
-def _producer(session: Session, plan: SendPlan) -> Producer:
-    if plan.command:
-        return CommandProducer(session.host.spawn(plan.command))
-    return InputProducer(sys.stdin.fileno())
-
-
-def _versions(session: Session, plan: SendPlan) -> dict[str, str]:
-    if not plan.command:
-        return {}
-    found = version(session.host)
-    return {"zfs": found} if found else {}
-
-
 def _mention_leftovers(session: Session, vault: Vault) -> None:
     """Name what dead senders of this machine have left; it hinders nothing."""
     with contextlib.suppress(StandfastError):
         dead = [a for a, lives in vault.state.started().items() if not lives]
-        for archive in dead:
+        going = {one.archive for one in vault.state.resumable()}
+        for archive in (a for a in dead if a not in going):
             session.console.note(
                 f"{archive_folder(archive)} is left from an interrupted send; "
                 f"`standfast backup clean {vault.address}` removes it"
@@ -153,6 +222,8 @@ def _report_plan(session: Session, vault: Vault, plan: SendPlan) -> None:
             "segments": count,
             "recipient": vault_recipient(vault).text,
             "why": plan.why,
+            "base": None if plan.base == NONE else plan.base,
+            "base_guid": str(plan.base_guid) if plan.base_guid else None,
         }
     }
     lines = [f"would send {plan.name} to {vault.address}", f"  why: {plan.why}"]
@@ -163,9 +234,45 @@ def _report_plan(session: Session, vault: Vault, plan: SendPlan) -> None:
     session.console.result(document, "\n".join(lines))
 
 
-def _report(session: Session, vault: Vault, outcome: Outcome, seconds: float) -> None:
-    manifest = outcome.manifest
+def _report_chain(
+    session: Session, source: Source, chain: ChainPlan, request: Request
+) -> None:
+    if chain.action != SEND:
+        _report_nothing(session, source.vault, chain)
+        return
+    plan = plan_send(chain, request, size_of(source, chain, request))
+    _report_plan(session, source.vault, plan)
+
+
+def _report_nothing(session: Session, vault: Vault, chain: ChainPlan) -> None:
+    assert chain.mark is not None
     document = {
+        "vault": vault.info.vault,
+        "archive": chain.mark.archive,
+        "name": chain.target.name,
+        "guid": str(chain.target.guid),
+        "bytes": 0,
+        "stored_bytes": 0,
+        "segments": 0,
+        "seconds": 0.0,
+        "sent": False,
+    }
+    session.console.result(document, chain.why)
+
+
+def _report(
+    session: Session, vault: Vault, done: Sequence[tuple[Outcome, float]]
+) -> None:
+    """Report archives; the last one is the document, with those before in it."""
+    documents = [_document(vault, *each) for each in done]
+    document = documents[-1] | {"before": documents[:-1]}
+    text = "\n".join(_sentence(*each) for each in done)
+    session.console.result(document, text)
+
+
+def _document(vault: Vault, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    manifest = outcome.manifest
+    return {
         "vault": vault.info.vault,
         "archive": outcome.archive,
         "sequence": outcome.sequence,
@@ -175,14 +282,30 @@ def _report(session: Session, vault: Vault, outcome: Outcome, seconds: float) ->
         "stored_bytes": outcome.stored,
         "segments": len(manifest.segments),
         "seconds": round(seconds, 3),
+        "sent": True,
+        "from_guid": _from_guid(manifest),
+        "reused_bytes": outcome.reused,
     }
+
+
+def _from_guid(manifest: Manifest) -> str | None:
+    stream = manifest.stream
+    return None if stream is None or stream.from_guid == "0" else stream.from_guid
+
+
+def _sentence(outcome: Outcome, seconds: float) -> str:
+    manifest = outcome.manifest
     kind = "bytes whose completeness only their source knows"
     if manifest.stream is not None:
         kind = "a whole send stream"
+    if _from_guid(manifest) is not None:
+        kind = "an incremental send stream"
     rate = manifest.size / max(seconds, 1e-6)
-    session.console.result(
-        document,
+    text = (
         f"sent {manifest.name}: {kind}, {size_text(manifest.size)} stored as "
         f"{size_text(outcome.stored)} in {duration_text(seconds)} "
-        f"({size_text(rate)}/s)\narchive {outcome.archive}",
+        f"({size_text(rate)}/s)"
     )
+    if outcome.reused:
+        text += f", {size_text(outcome.reused)} of them by an earlier run"
+    return f"{text}\narchive {outcome.archive}"

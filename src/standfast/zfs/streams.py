@@ -25,8 +25,8 @@ _REFUSED = {
     "-P": "it mixes text into the stream on some systems",
     "-v": "it mixes text into the stream on some systems",
     "-V": "it changes the process title only",
-    "-i": "increments are not supported yet",
-    "-I": "increments are not supported yet",
+    "-i": "increments are chosen by what the vault has; use --from",
+    "-I": "increments are chosen by what the vault has; use --all-between",
     "-t": "a resumed stream cannot be restored by itself",
     "-S": "a partial stream is never complete",
     "--saved": "a partial stream is never complete",
@@ -80,19 +80,6 @@ def guid_of(host: Host, name: str) -> int:
     return snapshot_facts(host, name).guid
 
 
-def dataset_guid(host: Host, dataset: str) -> int:
-    """Return a dataset's own guid, which it keeps when it is renamed.
-
-    Raises:
-        CommandError: zfs cannot be asked, or does not tell.
-    """
-    result = host.run(["zfs", "get", "-Hp", "-o", "value", "guid", dataset])
-    text = result.stdout.decode().strip()
-    if not text.isdigit():
-        raise CommandError(f"zfs get said no guid of {dataset}")
-    return int(text)
-
-
 def exists(host: Host, dataset: str) -> bool:
     """Return whether a dataset exists.
 
@@ -128,20 +115,26 @@ def check_flags(flags: Sequence[str]) -> None:
                 raise UsageError(f"zfs send {letter}: {_REFUSED[letter]}")
 
 
-def estimate(host: Host, snapshot: SnapshotFacts, flags: Sequence[str]) -> int:
-    """Return about how many bytes ``zfs send`` will give."""
+def estimate(host: Host, words: Sequence[str], otherwise: int) -> int:
+    """Return about how many bytes ``zfs send`` will give.
+
+    Args:
+        host: where the pool is.
+        words: what follows ``zfs send``.
+        otherwise: what to say where zfs does not tell.
+    """
     # Without -v, FreeBSD 11.3 and 12 leave the size out.
-    argv = ["zfs", "send", "-n", "-v", "-P", *flags, snapshot.name]
+    argv = ["zfs", "send", "-n", "-v", "-P", *words]
     try:
         result = host.run(argv, ok=(0, 1, 2), timeout=60)
     except CommandError:
-        return snapshot.referenced
+        return otherwise
     # OpenZFS prints on standard output, older releases on standard error.
     for line in (result.stdout.decode(errors="replace") + result.stderr).splitlines():
         word, _, number = line.partition("\t")
         if result.code == 0 and word == "size" and number.strip().isdigit():
             return int(number)
-    return snapshot.referenced
+    return otherwise
 
 
 def receive_argv(target: str, flags: Sequence[str]) -> list[str]:

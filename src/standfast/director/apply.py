@@ -29,7 +29,8 @@ from standfast.director.model import (
 from standfast.director.opening import renew
 from standfast.director.peer_channel import PeerStatus
 from standfast.director.peering import Peering
-from standfast.director.probes import ask, open_probe
+from standfast.director.probes import open_probe
+from standfast.director.probes.wheel import Wheel
 from standfast.units import parse_duration
 
 if TYPE_CHECKING:
@@ -41,18 +42,18 @@ if TYPE_CHECKING:
     from standfast.director.drivers import Driver
     from standfast.director.election import Election
     from standfast.director.election.rank import RankState
+    from standfast.director.health import Outcome
     from standfast.director.model import Service
     from standfast.director.notify import Notifier
     from standfast.director.plane import Plane
-    from standfast.director.probes import Probe
     from standfast.host import Host
 
 log = logging.getLogger("standfast.director")
 
 JITTER = 0.05  # of an interval, so that directors do not fall into step
-LATE_KEPT = 4096  # how many probes' lateness is remembered
 _AGREES = {Agreement.SAME: "same", Agreement.UNKNOWN: "unknown"}
 _DIFFERS = {Agreement.TABLE: "table", Agreement.DIFFERENT: "configuration"}
+LATE_KEPT = 65536  # how many probes' lateness is remembered
 
 
 class Daemon:
@@ -98,7 +99,8 @@ class Daemon:
         self._clock = clock
         self._chance = chance
         self._notifier = notifier
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wheel: Wheel | None = None
+        self._probing: set[str] = set()
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self.plane = plane(self._wanted)
@@ -153,7 +155,7 @@ class Daemon:
                 self._share_orders()
                 workers.append(asyncio.create_task(self.peering.work(self._own)))
             await elected.start()
-            self._start_probes()
+            self.start_probes()
             self._notifier.tell("READY=1")
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stopping, *workers], return_when="FIRST_COMPLETED")
@@ -167,11 +169,10 @@ class Daemon:
             server.close()
             if self.peering is not None:
                 await self.peering.stop()
-            for task in [*workers, *self._tasks.values()]:
+            await self.stop_probes()
+            for task in workers:
                 task.cancel()
-            await asyncio.gather(
-                *workers, *self._tasks.values(), return_exceptions=True
-            )
+            await asyncio.gather(*workers, return_exceptions=True)
 
     def stop(self) -> None:
         """End in good order."""
@@ -189,7 +190,7 @@ class Daemon:
             self.say(sentence)
         self.mastership.review()
         self._event(self._configured(config))
-        self._start_probes()
+        self.start_probes()
         return "the configuration was read"
 
     def say(self, sentence: str, weight: int = logging.INFO) -> None:
@@ -344,34 +345,35 @@ class Daemon:
             raise ControlError(f"there is no backend {name}", hint=f"one of: {known}")
         return self.state.backends[name]
 
-    def _start_probes(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        count = max(1, len(self.config.backends))
-        self._tasks = {
-            name: asyncio.create_task(
-                self._probe(name, open_probe(self.config, name, self._host), at / count)
+    def start_probes(self) -> None:
+        """Ask every backend of the configuration from now on, one after the other."""
+        if self._wheel is None:
+            self._wheel = Wheel(self._probed, self.late.append)
+        for name in self._probing - self.config.backends.keys():
+            self._wheel.end(name)
+        self._probing = set(self.config.backends)
+        count = max(1, len(self._probing))
+        for at, name in enumerate(self.config.backends):
+            self._wheel.start(
+                name,
+                open_probe(self.config, name, self._host),
+                self.config.probe(name).deadline_seconds(),
+                at / count * self.config.paces[name].interval,
             )
-            for at, name in enumerate(self.config.backends)
-        }
 
-    async def _probe(self, name: str, probe: Probe, phase: float) -> None:
-        """Ask one backend for ever; ``phase`` of an interval keeps probes apart."""
-        loop = asyncio.get_running_loop()
-        pace = self.config.paces[name]
-        deadline = self.config.probe(name).deadline_seconds()
-        due = loop.time() + phase * pace.interval
-        while True:
-            await asyncio.sleep(due - loop.time())
-            started = loop.time()
-            self.late.append(started - due)
-            outcome = await ask(probe, deadline)
-            self.probed += 1
-            self._event(plan.Probed(name, outcome, self._clock.now()))
-            interval = next_interval(self.state.entries[name].health, pace)
-            interval *= 1 + self._chance.uniform(-JITTER, JITTER)
-            # Start to start; a probe that outlasts its interval skips no beat.
-            due = max(started + interval, loop.time())
+    async def stop_probes(self) -> None:
+        """Ask nobody any more."""
+        if self._wheel is not None:
+            await self._wheel.close()
+            self._wheel = None
+
+    def _probed(self, name: str, outcome: Outcome) -> float:
+        """Take a probe's outcome; return seconds from its start to the next one's."""
+        self.probed += 1
+        self._event(plan.Probed(name, outcome, self._clock.now()))
+        health, pace = self.state.entries[name].health, self.state.paces[name]
+        interval = next_interval(health, pace)
+        return interval * (1 + self._chance.uniform(-JITTER, JITTER))
 
     def _counted(self) -> tuple[int, int]:
         """Return how many backends answer, and how many should."""

@@ -85,7 +85,7 @@ class Health:
 
 def fold(health: Health, outcome: Outcome, at: float, pace: Pace) -> Health:
     """Return the health after one more result."""
-    if outcome.verdict is Verdict.UNKNOWN:
+    if outcome.verdict is Verdict.UNKNOWN or _nothing_new(health, outcome):
         return health
     health = replace(health, text=outcome.text, held=False)
     if outcome.verdict is Verdict.PASS:
@@ -102,6 +102,17 @@ def fold(health: Health, outcome: Outcome, at: float, pace: Pace) -> Health:
         since=at,
         penalty=penalty_now(health, at, pace) + 1,
         penalty_at=at,
+    )
+
+
+def _nothing_new(health: Health, outcome: Outcome) -> bool:
+    """Return whether a well backend is well again: nearly every result of all."""
+    return (
+        outcome.verdict is Verdict.PASS
+        and health.state is BackendState.UP
+        and not health.streak
+        and health.text == outcome.text
+        and not health.held
     )
 
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from standfast.director.health import Health, Outcome, Pace, fold
+from standfast.director.health import Health, Outcome, Pace, Verdict, fold
 from standfast.director.maglev import table_for
 from standfast.director.model import BackendState
 
@@ -255,16 +255,34 @@ def _probed(state: State, event: Probed) -> Step:
     if old is None:  # a result that a reload has overtaken
         return Step(state)
     health = fold(old.health, event.outcome, event.at, state.paces[event.backend])
-    entry = replace(old, health=health)
-    if event.outcome.verdict.value == "pass":
-        entry = replace(entry, share=event.outcome.share, drain=event.outcome.drain)
+    share, drain = old.share, old.drain
+    if event.outcome.verdict is Verdict.PASS:
+        share, drain = event.outcome.share, event.outcome.drain
+    if health is old.health and (share, drain) == (old.share, old.drain):
+        return Step(state)
+    entry = replace(old, health=health, share=share, drain=drain)
     if entry == old:
         return Step(state)
     new = _with(state, event.backend, entry)
     said = _health_words(event, old, entry)
-    if not said:
-        return Step(new)
+    if not said or _serves_on(state, event.backend, old, entry):
+        return Step(new, (), said)
     return _moved(state, new, said)
+
+
+def _serves_on(state: State, name: str, old: Entry, new: Entry) -> bool:
+    """Return whether an unknown backend that serves is only found to be well.
+
+    At the start that comes once for every backend, and no table is worth computing.
+    """
+    return (
+        (old.health.state, new.health.state) == (BackendState.UNKNOWN, BackendState.UP)
+        and (old.share, old.drain) == (new.share, new.drain)
+        and all(
+            _good(old, name, state.inherited.get(service.name))
+            for service in state.services
+        )
+    )
 
 
 def _health_words(event: Probed, old: Entry, new: Entry) -> str:

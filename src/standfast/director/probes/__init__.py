@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from standfast.director.health import Outcome, Verdict
@@ -48,17 +49,27 @@ async def ask(probe: Probe, deadline: float) -> Outcome:
         async with asyncio.timeout(deadline):
             return await probe.check()
     except TimeoutError:
-        return Outcome(Verdict.FAIL, f"no answer within {deadline * 1000:.0f} ms")
-    except ssl.SSLError as error:
+        return expired(deadline)
+    except (OSError, ValueError, EOFError) as error:
+        return complaint(error)
+
+
+def complaint(error: Exception) -> Outcome:
+    """Return what an error of asking means."""
+    if isinstance(error, ssl.SSLError):
         # An OSError whose number is OpenSSL's, and means another thing.
         return Outcome(Verdict.FAIL, f"tls: {error.reason or error}".lower())
-    except OSError as error:
+    if isinstance(error, OSError):
         verdict = Verdict.UNKNOWN if error.errno in OURS else Verdict.FAIL
         # asyncio puts its own words, with the address, where strerror's belong.
         words = os.strerror(error.errno) if error.errno else str(error)
         return Outcome(verdict, words.lower())
-    except (ValueError, EOFError) as error:
-        return Outcome(Verdict.FAIL, str(error) or "answer cut short")
+    return Outcome(Verdict.FAIL, str(error) or "answer cut short")
+
+
+def expired(deadline: float) -> Outcome:
+    """Return the failure to answer within ``deadline`` seconds."""
+    return Outcome(Verdict.FAIL, f"no answer within {deadline * 1000:.0f} ms")
 
 
 def failed(text: str) -> Outcome:
@@ -66,6 +77,7 @@ def failed(text: str) -> Outcome:
     return Outcome(Verdict.FAIL, text)
 
 
+@lru_cache(maxsize=256)
 def passed(text: str = "") -> Outcome:
     """Return a pass."""
     return Outcome(Verdict.PASS, text)
@@ -85,7 +97,8 @@ def open_probe(config: Config, name: str, host: Host) -> Probe:
     if section.type == "tcp":
         return tcp.TcpProbe(where, section.proxy)
     if section.type in {"http", "https"}:
-        return http.HttpProbe(where, section)
+        kind = http.HttpProbe if section.type == "http" else http.TlsProbe
+        return kind(where, section)
     if section.type == "agent":
         return haproxy.AgentProbe(where)
     if section.type == "haproxy":
@@ -98,4 +111,13 @@ def open_probe(config: Config, name: str, host: Host) -> Probe:
     return command.CommandProbe(argv, host, section.deadline_seconds())
 
 
-__all__ = ["OURS", "Probe", "ask", "failed", "open_probe", "passed"]
+__all__ = [
+    "OURS",
+    "Probe",
+    "ask",
+    "complaint",
+    "expired",
+    "failed",
+    "open_probe",
+    "passed",
+]

@@ -7,7 +7,6 @@ management guide, 9.1 (CSV) and 9.3 (socket); configuration manual, agent-check.
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import re
 from dataclasses import replace
@@ -15,69 +14,62 @@ from typing import TYPE_CHECKING
 
 from standfast.director.model import parse_address
 from standfast.director.probes import failed, passed
-from standfast.director.probes.tcp import Where, connect, read_to_end
+from standfast.director.probes.exchange import Exchange
 
 if TYPE_CHECKING:
     from standfast.director.health import Outcome
+    from standfast.director.probes.exchange import Where
     from standfast.director.probes.http import HttpProbe
 
+AGENT_LIMIT = 1024
 QUESTION = b"show info;show stat -1 2 -1\n"  # 2: BACKEND rows only
 
 
-class SocketProbe:
+class SocketProbe(Exchange):
     """Asks the runtime socket, a path or address:port."""
 
     def __init__(self, where: str, rows: tuple[str, ...]) -> None:
-        self._where = socket_place(where)
+        super().__init__(socket_place(where), QUESTION)
         self._rows = rows
 
-    async def check(self) -> Outcome:
-        """Ask once."""
-        text = await runtime(self._where, QUESTION)
+    def judge(self, answer: bytes) -> Outcome:
+        """See Exchange."""
+        text = answer.decode(errors="replace")
         outcome = judge_rows(text, self._rows)
         if re.search(r"^Stopping: 1$", text, re.MULTILINE):
             return replace(outcome, text="it is stopping", drain=True)
         return outcome
 
 
-class PageProbe:
+class PageProbe(Exchange):
     """Asks the statistics page, whose path ends with ``;csv``."""
 
     def __init__(self, page: HttpProbe, rows: tuple[str, ...]) -> None:
+        super().__init__(page.where, page.opening)
         self._page = page
         self._rows = rows
 
-    async def check(self) -> Outcome:
-        """Ask once."""
-        answer = await self._page.fetch()
+    def judge(self, answer: bytes) -> Outcome:
+        """See Exchange."""
         outcome = self._page.judge(answer)
         if outcome.verdict.value != "pass":
             return outcome
         return judge_rows(answer.decode(errors="replace"), self._rows)
 
 
-class AgentProbe:
+class AgentProbe(Exchange):
     """Reads agent-check words: up, ready, drain, maint, down, stopped, fail, N%."""
 
     def __init__(self, where: Where) -> None:
-        self._where = where
+        super().__init__(where)
 
-    async def check(self) -> Outcome:
-        """Ask once."""
-        with await connect(self._where) as sock:
-            line = await read_to_end(sock, 1024)
-        return judge_words(line.decode(errors="replace"))
+    def enough(self, held: bytes) -> bool:
+        """See Exchange."""
+        return len(held) >= AGENT_LIMIT
 
-
-async def runtime(where: Where | str, question: bytes) -> str:
-    """Put a question to a runtime socket and return the answer.
-
-    Raises:
-        OSError: the connection failed.
-    """
-    with await connect(where) as sock:
-        await asyncio.get_running_loop().sock_sendall(sock, question)
-        return (await read_to_end(sock)).decode(errors="replace")
+    def judge(self, answer: bytes) -> Outcome:
+        """See Exchange."""
+        return judge_words(answer.decode(errors="replace"))
 
 
 def socket_place(text: str) -> Where | str:

@@ -1,27 +1,16 @@
-"""Orders given to one director hold on both; pure laws, and two real daemons."""
+"""Orders given to one director hold on both: the laws; test_pair.py has daemons."""
 
 from __future__ import annotations
 
-import os
-import signal
-from typing import TYPE_CHECKING
-
 import pytest
-from conftest import need
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.clock import SystemClock
 from standfast.director import plan
 from standfast.director.health import Pace
-from standfast.director.lab.rig import NEEDS, Rig
 from standfast.director.model import Address, Backend, BackendState, Service
 from standfast.director.orders import BODY_MAX, orders_bodies, read_orders
 from standfast.director.pins import PartError
-from standfast.host.local import LocalHost
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAMES = ("h1", "h2", "h3")
 ORDER_WORDS: tuple[plan.Order, ...] = ("drain", "undrain", "disable")
@@ -128,44 +117,3 @@ def test_orders_survive_their_bodies(count: int, width: int) -> None:
 def test_what_is_no_order_is_refused(body: bytes) -> None:
     with pytest.raises(PartError):
         read_orders(body)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    need(*NEEDS)
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
-        for name in ("a", "b"):
-            rig.start_director(name, election="vrrp")
-            rig.wait_up(name)
-        yield rig
-    finally:
-        rig.close()
-        host.close()
-
-
-@pytest.mark.system
-def test_a_drain_holds_on_both_and_outlives_both(rig: Rig) -> None:
-    rig.ask("a", do="drain", backend="h3")
-    rig.wait_states("b", h3="draining")
-    rig.wait(
-        lambda: "same" == rig.ask("a", do="status", backends=[])["peer"]["agrees"],
-        "their tables do not agree",
-    )
-    # b was killed, and a took the order back meanwhile: b must not bring it again.
-    rig.kill("b", signal.SIGKILL)
-    rig.wait_end("b")
-    rig.ask("a", do="undrain", backend="h3")
-    rig.start_director("b", election="vrrp")
-    rig.wait_up("b")
-    assert "up" == rig.states("a")["h3"]
-    rig.ask("b", do="disable", backend="h2")
-    rig.wait_states("a", h2="disabled")
-    rig.kill("a", signal.SIGKILL)
-    rig.wait_end("a")
-    rig.start_director("a", election="vrrp")
-    rig.wait_states("a", h2="disabled", h1="up", h3="up")

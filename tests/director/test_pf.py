@@ -395,6 +395,20 @@ def test_connections_count_a_flow_once() -> None:
     assert 0 == pf.connections(Backend("b2", Address("10.2.1.250", 443)))
 
 
+def test_a_flow_is_told_with_its_age() -> None:
+    """From `backend (virtual) <- client`; the state behind it does not name it."""
+    pf, _ = driver(Pool.HASH, line("pfctl -ss -v", _capture("freebsd-14-pfctl-ss-vv")))
+    (flow,) = pf.flows(Address("203.0.113.10", 443))
+    assert ("198.51.100.7:51812", "10.2.1.251:443") == (
+        str(flow.client),
+        str(flow.backend),
+    )
+    assert (34 * 60 + 23, 23 * 3600 + 52 * 60 + 1) == (flow.age, flow.seconds)
+    assert [] == pf_output.through(
+        pf_output.states(_capture("opnsense-pfctl-ss-v")), Address("203.0.113.10", 443)
+    )
+
+
 def test_connections_that_cannot_be_listed_are_unknown() -> None:
     pf, _ = driver(Pool.HASH, line("pfctl -s states", code=1))
     assert pf.connections(BACKENDS["b1"]) is None

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from standfast.clock import SystemClock
 from standfast.director import peer_wire
-from standfast.director.conntrack import Flow, entries, flows
+from standfast.director.conntrack import entries, flows
 from standfast.director.maglev import slot_of, table_for
-from standfast.director.model import Address, Backend, Pin, Service, Wanted
+from standfast.director.model import Address, Backend, Flow, Pin, Service, Wanted
 from standfast.director.peer_channel import (
     PeerChannel,
     PeerStatus,

@@ -88,17 +88,23 @@ def reload(arguments: argparse.Namespace) -> int:
 def where(arguments: argparse.Namespace) -> int:
     """Show where a client's connection goes."""
     places = ask(arguments.socket, {"do": "where", "client": arguments.client})
-    lines = []
-    for row in places["places"]:
-        line = (
-            f"{row['virtual']} ({row['service']}): slot {row['slot']} "
-            f"-> {row['backend'] or 'nobody'}"
-        )
-        if row["connected"]:
-            line += f"; connected to {row['connected']}"
-        lines.append(line + ("; pinned" if row["pinned"] else ""))
+    lines = [_place_text(row) for row in places["places"]]
     _console(arguments).result(places, "\n".join(lines) or "no service of that family")
     return 0
+
+
+def _place_text(row: dict[str, Any]) -> str:
+    line = (
+        f"{row['virtual']} ({row['service']}): slot {row['slot']} "
+        f"-> {row['backend'] or 'nobody'}"
+    )
+    if row["pinned"]:
+        line += f"; pinned to {row['pin']}"
+    if row["connected"]:
+        line += f"; connected to {row['holder'] or row['connected']}"
+        if row["age"] is not None:
+            line += f" for {duration_text(row['age'])}"
+    return line + f"; on the peer {row['peer'] or 'unknown'}"
 
 
 def status_text(seen: dict[str, Any]) -> str:

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from standfast.director import plan, record
 from standfast.director.control import ControlError, serve
 from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
-from standfast.director.maglev import slot_of
 from standfast.director.mastership import Mastership
 from standfast.director.model import (
     BackendState,
@@ -31,6 +31,8 @@ from standfast.director.peer_channel import PeerStatus
 from standfast.director.peering import Peering
 from standfast.director.probes import open_probe
 from standfast.director.probes.wheel import Wheel
+from standfast.director.where import Scene
+from standfast.errors import StandfastError
 from standfast.units import parse_duration
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from standfast.director.election import Election
     from standfast.director.election.rank import RankState
     from standfast.director.health import Outcome
-    from standfast.director.model import Service
+    from standfast.director.model import Flow, Service
     from standfast.director.notify import Notifier
     from standfast.director.plane import Plane
     from standfast.host import Host
@@ -429,30 +431,22 @@ class Daemon:
             client = parse_address(text)
         except ValueError as error:
             raise ControlError(str(error), hint="as in 198.51.100.7:51812") from None
-        table = plan.tables(self.state)
-        flows = getattr(self.driver, "flows", None)
+        agrees = self.peering.agreement() if self.peering else Agreement.UNKNOWN
+        scene = Scene(
+            services=self.state.services,
+            backends=self.state.backends,
+            table=plan.tables(self.state),
+            pins=(self.plane.observed or self._wanted()).pins,
+            peer_pins=self.peering.pushed if self.peering else (),
+            peer_agrees=agrees is Agreement.SAME,
+        )
         found = []
-        for service in self.state.services:
-            for virtual in service.virtual:
-                if virtual.family != client.family:
-                    continue
-                slot = slot_of(client, service.slots, service.seed)
-                slots = table[service.name]
-                held = await asyncio.to_thread(flows, virtual) if flows else []
-                now = next((ip for who, ip in held if who == client), "")
-                found.append(
-                    {
-                        "service": service.name,
-                        "virtual": str(virtual),
-                        "slot": slot,
-                        "backend": slots[slot] if slots else "",
-                        "connected": now,
-                        "pinned": any(
-                            pin.client == client
-                            for pin in (self.plane.observed or self._wanted()).pins
-                        ),
-                    }
-                )
+        for service, virtual in scene.virtuals(client):
+            flows: list[Flow] = []
+            if service.mode == "nat":
+                with contextlib.suppress(StandfastError):
+                    flows = await asyncio.to_thread(self.driver.flows, virtual)
+            found.append(asdict(scene.place(client, service, virtual, flows)))
         return found
 
     def _peer_row(self) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from standfast.director.model import Address
+from standfast.director.model import Address, Flow
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -28,6 +28,7 @@ _HEAD = re.compile(
     r"^ipv[46]\s+\d+\s+(?P<proto>tcp|udp)\s+\d+\s+(?P<seconds>\d+)\s+"
     r"(?P<state>[A-Z_0-9]+)?\s*src="
 )
+_AGE = re.compile(r" delta-time=(\d+)")
 _HALF = re.compile(r"src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)")
 
 
@@ -40,31 +41,15 @@ class Entry:
         answer: as the answer to it comes in.
         state: of TCP, empty for UDP.
         seconds: until the kernel forgets it, if nothing more is heard.
+        age: seconds since its first packet; None unless the kernel notes times
+            (net.netfilter.nf_conntrack_timestamp).
     """
 
     first: tuple[Address, Address]
     answer: tuple[Address, Address]
     state: str
     seconds: int
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A connection through a virtual address.
-
-    Attributes:
-        client: who opened it.
-        virtual: where to.
-        backend: who really has it.
-        state: of TCP, empty for UDP.
-        seconds: until the kernel forgets it.
-    """
-
-    client: Address
-    virtual: Address
-    backend: Address
-    state: str
-    seconds: int
+    age: int | None = None
 
 
 def entries(listing: str) -> Iterator[Entry]:
@@ -76,7 +61,14 @@ def entries(listing: str) -> Iterator[Entry]:
             continue
         proto: Proto = "udp" if head["proto"] == "udp" else "tcp"
         first, answer = (_half(half, proto) for half in halves)
-        yield Entry(first, answer, head["state"] or "", int(head["seconds"]))
+        age = _AGE.search(line)
+        yield Entry(
+            first,
+            answer,
+            head["state"] or "",
+            int(head["seconds"]),
+            int(age[1]) if age else None,
+        )
 
 
 def _half(words: tuple[str, str, str, str], proto: Proto) -> tuple[Address, Address]:
@@ -94,4 +86,4 @@ def flows(found: Iterable[Entry], virtuals: Container[Address]) -> Iterator[Flow
             client, virtual, backend = target, answered, source
         else:
             continue
-        yield Flow(client, virtual, backend, entry.state, entry.seconds)
+        yield Flow(client, virtual, backend, entry.state, entry.seconds, entry.age)

@@ -136,6 +136,27 @@ class Service:
     slots: int = 1021
 
 
+@dataclass(frozen=True)
+class Flow:
+    """A connection through a virtual address, as the kernel tracks it.
+
+    Attributes:
+        client: who opened it.
+        virtual: where to.
+        backend: who really has it.
+        state: of TCP, in the kernel's own words; empty for UDP.
+        seconds: until the kernel forgets it, if nothing more is heard.
+        age: seconds since its first packet; None where the kernel does not say.
+    """
+
+    client: Address
+    virtual: Address
+    backend: Address
+    state: str
+    seconds: int
+    age: int | None = None
+
+
 # For each service the backend name of every slot; no slots at all when nothing
 # serves it.
 Table = dict[str, tuple[str, ...]]

@@ -57,6 +57,7 @@ class Peering:
     Attributes:
         status: what the peer said last; None while it is away.
         pins: what it wants us to keep, or we keep for ourselves.
+        pushed: what we last told it to keep.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Peering:
         self._pushed = -1
         self.status: PeerStatus | None = None
         self.pins: tuple[Pin, ...] = ()
+        self.pushed: tuple[Pin, ...] = ()
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -126,6 +128,7 @@ class Peering:
             if self._holder:
                 await self._push(wanted)
             else:
+                self.pushed = ()
                 self._channel.push(())
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -213,7 +216,8 @@ class Peering:
         found = conntrack.flows(conntrack.entries(listing), virtuals)
         missed = misplaced(found, wanted, self._clock.now())
         pins = {p.client: p for p in (*self.pins, *missed)}
-        self._channel.push(sorted(pins.values()))
+        self.pushed = tuple(sorted(pins.values()))
+        self._channel.push(self.pushed)
         if len(pins) != self._pushed:
             self._pushed = len(pins)
             log.info("%d flows need a pin on the peer", len(pins))

@@ -20,8 +20,7 @@ from standfast.errors import StandfastError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from standfast.director.conntrack import Flow
-    from standfast.director.model import Service, Wanted
+    from standfast.director.model import Flow, Service, Wanted
 
 # The kernel keeps an idle connection for five days, but a pin is sent again as long
 # as it is needed, so an hour without word of it is enough.

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from standfast.director.model import (
+        Address,
         Backend,
         Capabilities,
         Change,
+        Flow,
         Observed,
         Wanted,
     )
@@ -67,6 +69,14 @@ class Driver(Protocol):
 
     def connections(self, backend: Backend) -> int | None:
         """Return how many connections the backend has; None when unknowable."""
+        ...
+
+    def flows(self, virtual: Address) -> list[Flow]:
+        """Return the flows through a virtual address that the kernel tracks.
+
+        Raises:
+            DriverError: it could not be asked.
+        """
         ...
 
     def kill(self, backend: Backend) -> int:

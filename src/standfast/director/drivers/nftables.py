@@ -29,7 +29,7 @@ from standfast.errors import CommandError, CommandNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from standfast.director.model import Backend, Mode, Service, Wanted
+    from standfast.director.model import Backend, Flow, Mode, Service, Wanted
     from standfast.host import Host
 
 TABLE = "director"
@@ -41,6 +41,8 @@ SYSCTLS = {
     "net.ipv4.ip_forward": "1",
     "net.netfilter.nf_conntrack_tcp_loose": "1",
     "net.netfilter.nf_conntrack_tcp_be_liberal": "1",
+    # So that `director where` can say how old a flow is; 16 bytes a flow.
+    "net.netfilter.nf_conntrack_timestamp": "1",
 }
 SYSCTLS6 = {"net.ipv6.conf.all.forwarding": "1"}
 
@@ -151,10 +153,10 @@ class NftablesDriver:
             if v.proto == "tcp"
         )
 
-    def flows(self, virtual: Address) -> list[tuple[Address, str]]:
-        """Return (client, backend address) of every flow that is under way."""
+    def flows(self, virtual: Address) -> list[Flow]:
+        """Return every flow that is under way; see Driver."""
         found = conntrack.flows(self._entries(), {virtual})
-        return [(f.client, f.backend.ip) for f in found if f.state == "ESTABLISHED"]
+        return [flow for flow in found if flow.state == "ESTABLISHED"]
 
     def remove(self) -> None:
         """Take every rule of ours away; see Driver."""

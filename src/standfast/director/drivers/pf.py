@@ -36,7 +36,7 @@ from standfast.errors import CommandError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from standfast.director.model import Address, Backend, Wanted
+    from standfast.director.model import Address, Backend, Flow, Wanted
     from standfast.host import Host, Result
 
 # pfctl answers in a few milliseconds; with a million states listing takes seconds.
@@ -204,6 +204,11 @@ class PfDriver:
         except DriverError:
             return None
         return sum(len(pf_output.flows_of(listing, a)) for a in _addresses(backend))
+
+    def flows(self, virtual: Address) -> list[Flow]:
+        """Return the flows through a virtual address; see Driver."""
+        listing = pf_output.states(self._pfctl("-ss", "-v", anchor=False))
+        return pf_output.through(listing, virtual)
 
     def kill(self, backend: Backend) -> int:
         """End every flow of a backend; see Driver.

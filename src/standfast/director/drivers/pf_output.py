@@ -9,10 +9,10 @@ format are skipped where the list may hold other things, and never guessed at.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from standfast.director.model import Address
+from standfast.director.model import Address, Flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ _STATE = re.compile(
     r"(?P<way><-|->) (?P<b>\S+)(?: \((?P<b2>\S+)\))?\s+(?P<levels>\S.*)$"
 )
 _ID = re.compile(r"^\s+id: (?P<id>[0-9a-f]+) creatorid: (?P<creator>[0-9a-f]+)")
+_TIMES = re.compile(r"^\s+age (?P<age>[\d:]+), expires in (?P<left>[\d:]+)")
 _NODE = re.compile(
     r"^(?P<client>\S+) -> (?P<to>\S+) \( states (?P<states>\d+), connections "
     r"(?P<connections>\d+), "
@@ -48,6 +49,8 @@ class State:
         levels: the two ends' states, or one word.
         id: 16 hex digits, or empty where they were not asked for.
         creator: 8 hex digits; pfsync leaves those of the host that made the state.
+        age: seconds since it was made, where that was asked for.
+        left_seconds: until it ends, if nothing more is heard; 0 if not asked for.
     """
 
     proto: str
@@ -58,6 +61,8 @@ class State:
     levels: tuple[str, ...]
     id: str = ""
     creator: str = ""
+    age: int | None = None
+    left_seconds: int = 0
 
     @property
     def closing(self) -> bool:
@@ -108,21 +113,13 @@ def states(text: str) -> list[State]:
         if match is not None:
             found.append(_state(match))
             continue
-        ids = _ID.match(line)
+        ids, times = _ID.match(line), _TIMES.match(line)
         if ids is not None and found:
-            last = found.pop()
-            found.append(
-                State(
-                    last.proto,
-                    last.way,
-                    last.left,
-                    last.left_before,
-                    last.right,
-                    last.levels,
-                    ids["id"],
-                    ids["creator"],
-                )
-            )
+            creator = ids["creator"]
+            found.append(replace(found.pop(), id=ids["id"], creator=creator))
+        elif times is not None and found:
+            age, left = seconds(times["age"]), seconds(times["left"])
+            found.append(replace(found.pop(), age=age, left_seconds=left))
     return found
 
 
@@ -136,6 +133,38 @@ def _state(match: re.Match[str]) -> State:
         end(match["b"]),
         tuple(match["levels"].split(":")),
     )
+
+
+def seconds(text: str) -> int:
+    """Read pf's ``hours:minutes:seconds``; hours may have any number of digits."""
+    total = 0
+    for word in text.split(":"):
+        total = total * 60 + int(word)
+    return total
+
+
+def through(found: Iterable[State], virtual: Address) -> list[Flow]:
+    """Return the open flows through a virtual address.
+
+    On the clients' side of this host a redirected flow is ``backend (virtual) <-
+    client``; its other state, towards the backend, does not name the virtual address.
+    """
+    return [
+        Flow(
+            client=replace(state.right, proto=virtual.proto),
+            virtual=virtual,
+            backend=state.left,
+            state=":".join(state.levels),
+            seconds=state.left_seconds,
+            age=state.age,
+        )
+        for state in found
+        if state.way == "in"
+        and state.proto == virtual.proto
+        and state.left_before != state.left
+        and _is(state.left_before, virtual)
+        and not state.closing
+    ]
 
 
 def flows_of(found: Iterable[State], backend: Address) -> set[Address]:

@@ -9,7 +9,7 @@ from conftest import need
 
 from standfast.clock import SystemClock
 from standfast.director.lab.rig import NEEDS, Rig
-from standfast.director.lab.scenarios import SCENARIOS, play
+from standfast.director.lab.table import SCENARIOS, play
 from standfast.host.local import LocalHost
 
 pytestmark = pytest.mark.system

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from standfast.clock import SystemClock
 from standfast.console import Console
-from standfast.director.lab.scenarios import SCENARIOS, play
+from standfast.director.lab.table import SCENARIOS, play
 from standfast.errors import StandfastError, UsageError
 from standfast.host.local import LocalHost
 

@@ -6,20 +6,21 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import wait_until
 from director.election.rig import VIP, Net
 
 pytestmark = pytest.mark.system
-FORGER = Path(__file__).with_name("forger.py")
+FORGER = "standfast.director.lab.forger"
 
 
 def forge(net: Net, protocol: str) -> dict[str, int]:
     """Listen to the segment as a stranger, then send what a stranger can."""
+    job = {"job": "adverts", "protocol": protocol, "interface": "eth0", "group": 7}
+    words = json.dumps(job | {"address": VIP})
     forger = net.client.start(
-        sys.executable, FORGER, protocol, VIP, stdout=subprocess.PIPE
+        sys.executable, "-m", FORGER, words, stdout=subprocess.PIPE
     )
     out, _ = forger.communicate(timeout=20)
     assert 0 == forger.returncode

@@ -94,10 +94,11 @@ fall = 2
 falls = 0
 [election]
 kind = "{election}"
-interval = "100ms"
+interval = "{interval}"
 priority = {priority}
 addresses = ["{inner}@back"]
 hold = "500ms"
+{elect}
 {peer}
 {backends}
 """
@@ -145,7 +146,7 @@ class Rig:
         for name, ip in NODES.items():
             self._cable(name, "back", f"{ip}/24")
             self.inside(name, "ip", "route", "add", "default", "via", INNER)
-        self.start("origin", [*_python("origin"), ORIGIN], space="origin")
+        self.start("origin", [*python("origin"), ORIGIN], space="origin")
         for name in NODES:
             self.start_haproxy(name)
 
@@ -231,11 +232,17 @@ class Rig:
         self.wait(sock.exists, f"haproxy {name} does not start")
 
     def start_director(
-        self, name: str, *, election: str, mode: str = "nat", more: str = ""
+        self,
+        name: str,
+        *,
+        election: str,
+        mode: str = "nat",
+        elect: str = "",
+        more: str = "",
     ) -> None:
         """Start a director's daemon, and wait until it answers.
 
-        ``more`` ends its configuration.
+        ``elect`` adds lines to its [election], ``more`` ends its configuration.
         """
         text = CONFIG.format(
             name=name,
@@ -244,8 +251,10 @@ class Rig:
             inner=INNER,
             mode=mode,
             election=election,
+            interval="1s" if election == "carp" else "100ms",
+            elect=elect,
             priority=150 if name == "a" else 100,
-            peer=self._peer(name) if election == "vrrp" else "",
+            peer=self._peer(name) if election in ("vrrp", "carp") else "",
             backends="\n".join(
                 f'[backend.{node}]\naddress = "{ip}"' for node, ip in NODES.items()
             ),
@@ -260,6 +269,40 @@ class Rig:
         """Configure the moving addresses by hand, for a director without election."""
         self.inside(name, "ip", "address", "replace", f"{VIRTUAL}/32", "dev", "front")
         self.inside(name, "ip", "address", "replace", f"{INNER}/32", "dev", "back")
+
+    def secret(self) -> Path:
+        """Return a passphrase file that all directors share."""
+        path = self.folder / "passphrase"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text("secret", encoding="ascii")
+        return path
+
+    def holders(self, address: str = VIRTUAL) -> list[str]:
+        """Return which directors have an address on their front interface."""
+        listing = ("ip", "-o", "address", "show", "dev", "front")
+        return [n for n in DIRECTORS if f" {address}/" in self.inside(n, *listing)]
+
+    def cut(self, name: str) -> None:
+        """Take a director's cables out of the switch; its links stay up."""
+        for side in ("front", "back"):
+            self.inside("sw", "ip", "link", "set", f"{name}-{side}", "nomaster")
+
+    def join(self, name: str) -> None:
+        """Put them back."""
+        for side in ("front", "back"):
+            self.inside("sw", "ip", "link", "set", f"{name}-{side}", "master", side)
+
+    def kill_all(self, name: str) -> None:
+        """Kill (-9) everything in a namespace at once, watchdogs too."""
+        pids = self.host.run(["ip", "netns", "pids", self.space(name)]).stdout
+        for pid in pids.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def log(self, name: str) -> str:
+        """Return the last of what a program has said on its standard error."""
+        return self._processes[name].stderr_text()
 
     def ask(self, name: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401
         """Put a request to a director."""
@@ -283,7 +326,7 @@ class Rig:
 
     def job(self, **job: Any) -> Process:  # noqa: ANN401
         """Start a job in the client's namespace."""
-        argv = [*_python("client"), json.dumps({"to": VIRTUAL, **job})]
+        argv = [*python("client"), json.dumps({"to": VIRTUAL, **job})]
         return self.start(f"job {job['job']}", argv, space="client")
 
     def result(self, process: Process, seconds: float = 60.0) -> Any:  # noqa: ANN401
@@ -301,10 +344,7 @@ class Rig:
         """Cut a director's cables and kill all of it, at once."""
         for side in ("front", "back"):
             self.inside("sw", "ip", "link", "set", f"{name}-{side}", "down")
-        pids = self.host.run(["ip", "netns", "pids", self.space(name)]).stdout
-        for pid in pids.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        self.kill_all(name)
 
     def _peer(self, name: str) -> str:
         key = self.folder / "peer.key"
@@ -342,5 +382,6 @@ class Rig:
         self.inside(name, "ip", "link", "set", side, "up")
 
 
-def _python(module: str) -> list[str]:
+def python(module: str) -> list[str]:
+    """Return the command that runs a module of the lab."""
     return [sys.executable, "-m", f"standfast.director.lab.{module}"]

@@ -18,8 +18,6 @@ from standfast.director.lab.rig import DIRECTORS, NODES, Rig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from standfast.clock import Clock
-    from standfast.host import Host
 
 # fall x interval of the lab's probe (2 x 100 ms), and 50 ms.
 DETECTION_BAR = 0.25
@@ -47,7 +45,7 @@ class Finding:
 
 def balance(rig: Rig) -> Finding:
     """Three HAProxy serve at once."""
-    _single(rig)
+    single(rig)
     rows = rig.result(rig.job(job="load", rate=500, seconds=6, port=20000))
     shares = Counter(node for _, node, error in rows if not error)
     worst = max(abs(shares[n] * len(NODES) / len(rows) - 1) for n in NODES)
@@ -89,7 +87,7 @@ def backends_down(rig: Rig) -> Finding:
 
 def table_changes(rig: Rig) -> Finding:
     """200 table changes under load."""
-    _single(rig)
+    single(rig)
     held = rig.job(job="long", downloads=10, seconds=26)
     load = rig.job(job="load", rate=420, seconds=24)
     rig.clock.sleep(1.0)
@@ -116,7 +114,7 @@ def table_changes(rig: Rig) -> Finding:
 
 def rolling_upgrade(rig: Rig) -> Finding:
     """Three HAProxy are replaced under keep-alive load."""
-    _single(rig)
+    single(rig)
     load = rig.job(job="requests", clients=40, pause=0.06, seconds=12)
     rig.clock.sleep(1.0)
     start = rig.clock.monotonic()
@@ -146,7 +144,7 @@ def rolling_upgrade(rig: Rig) -> Finding:
 
 def daemon_killed(rig: Rig) -> Finding:
     """The daemon is killed (-9) and started again; a drain outlives it."""
-    _single(rig)
+    single(rig)
     rig.ask("a", do="drain", backend="h2")
     load = rig.job(job="load", rate=300, seconds=6)
     held = rig.job(job="long", downloads=20, client_first=10, seconds=5)
@@ -172,8 +170,8 @@ def daemon_killed(rig: Rig) -> Finding:
 
 def handover(rig: Rig) -> Finding:
     """The master hands over in good order, and takes back."""
-    _pair(rig)
-    held = _hold(rig, 9)
+    pair(rig)
+    held = hold(rig, 9)
     rig.clock.sleep(2.0)
     rig.kill("a", signal.SIGTERM)
     rig.wait(lambda: rig.role("b") == "master", "b does not take over")
@@ -181,19 +179,19 @@ def handover(rig: Rig) -> Finding:
     rig.clock.sleep(1.0)
     rig.start_director("a", election="vrrp")
     rig.wait(lambda: rig.role("a") == "master", "a does not come back")
-    return _survived(rig, "handover", held, 0.1)
+    return survived(rig, "handover", held, 0.1)
 
 
 def power_off(rig: Rig) -> Finding:
     """The master's machine is gone from one moment to the next."""
-    _pair(rig)
-    held = _hold(rig, 6)
+    pair(rig)
+    held = hold(rig, 6)
     rig.clock.sleep(2.0)
     start = rig.clock.monotonic()
     rig.power_off("a")
     rig.wait(lambda: rig.role("b") == "master", "b does not take over")
     took = rig.clock.monotonic() - start
-    found = _survived(rig, "power-off", held, STALL_BAR)
+    found = survived(rig, "power-off", held, STALL_BAR)
     return Finding(
         found.scenario,
         f"takeover {took * 1000:.0f} ms; {found.figures}",
@@ -205,8 +203,8 @@ def power_off(rig: Rig) -> Finding:
 
 def drain_then_failover(rig: Rig) -> Finding:
     """A backend drains; then its director's machine is gone. Pins save its flows."""
-    _pair(rig)
-    held = _hold(rig, 8)
+    pair(rig)
+    held = hold(rig, 8)
     rig.clock.sleep(1.5)
     for name in DIRECTORS:
         rig.ask(name, do="drain", backend="h3")
@@ -217,7 +215,7 @@ def drain_then_failover(rig: Rig) -> Finding:
     rig.clock.sleep(1.2)
     pins = rig.ask("b", do="status", backends=[])["peer"]["pins"]
     rig.power_off("a")
-    found = _survived(rig, "drain-failover", held, STALL_BAR)
+    found = survived(rig, "drain-failover", held, STALL_BAR)
     return replace(found, figures=f"{pins} pins pushed; {found.figures}")
 
 
@@ -237,26 +235,18 @@ SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
 _KINDS = ("downloads", "client_first", "server_first")
 
 
-def play(name: str, host: Host, clock: Clock) -> Finding:
-    """Build a rig, run one scenario, and take the rig down whatever happens."""
-    rig = Rig(host, clock)
-    try:
-        rig.build()
-        return SCENARIOS[name](rig)
-    finally:
-        rig.close()
-
-
-def _single(rig: Rig) -> None:
+def single(rig: Rig) -> None:
+    """Start one director that holds the addresses without an election."""
     rig.start_director("a", election="none")
     rig.give_addresses("a")
     rig.wait_up("a")
     rig.wait(lambda: rig.role("a") == "master", "a does not begin")
 
 
-def _pair(rig: Rig) -> None:
+def pair(rig: Rig, election: str = "vrrp", elect: str = "") -> None:
+    """Start two directors; the first becomes master."""
     for name in ("a", "b"):
-        rig.start_director(name, election="vrrp")
+        rig.start_director(name, election=election, elect=elect)
         rig.wait_up(name)
     rig.wait(lambda: rig.role("a") == "master", "a does not become master", 15)
     rig.clock.sleep(0.5)
@@ -264,7 +254,7 @@ def _pair(rig: Rig) -> None:
 
 def _harm(rig: Rig, name: str, harm: Callable[[], None]) -> Finding:
     """Harm h3 under load; until when do new connections go there?"""
-    _single(rig)
+    single(rig)
     held = rig.job(job="long", downloads=30, seconds=4)
     load = rig.job(job="load", rate=400, seconds=3)
     rig.clock.sleep(1.2)
@@ -289,13 +279,15 @@ def _harm(rig: Rig, name: str, harm: Callable[[], None]) -> Finding:
     )
 
 
-def _hold(rig: Rig, seconds: float) -> Any:  # noqa: ANN401 - a Process
+def hold(rig: Rig, seconds: float) -> Any:  # noqa: ANN401 - a Process
+    """Open 60 downloads and 50 idle connections that shall live so long."""
     return rig.job(
         job="long", downloads=60, client_first=25, server_first=25, seconds=seconds
     )
 
 
-def _survived(rig: Rig, name: str, held: Any, bar: float) -> Finding:  # noqa: ANN401
+def survived(rig: Rig, name: str, held: Any, bar: float) -> Finding:  # noqa: ANN401
+    """Say how many of what ``hold`` opened live; they stalled at most ``bar``."""
     seen = rig.result(held)
     alive = seen["alive"]
     counts = [alive.get(kind, 0) for kind in _KINDS]

@@ -21,6 +21,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from objectstore import ObjectServer
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT.parent / "shared" / "data"
 COMMAND = [sys.executable, "-m", "standfast"]
@@ -415,6 +417,15 @@ def open_folder(prefix: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
     folder.chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ObjectServer]:
+    """An S3 server with a bucket called vaults."""
+    from objectstore import object_server  # noqa: PLC0415 - it imports this module
+
+    with object_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["/bin/sh", "/bin/tcsh"])

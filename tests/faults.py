@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import os
 import pty
+import random
 import shutil
 import signal
 import socket
@@ -21,8 +22,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import ForkServer, Made, Ran, Sshd, Standfast, make_vault, wait_until
 
+from standfast.backup.stores.retry import RetryingStore
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from standfast.backup.stores import Store
 
 SHOW_CURSOR = b"\x1b[?25h"
 HIDE_CURSOR = b"\x1b[?25l"
@@ -112,6 +117,58 @@ def trickle(stream: Path, *, first: int, pause: float, then: float) -> str:
     place = stream.with_name(f"trickle-{os.urandom(4).hex()}.py")
     place.write_text(code)
     return f"exec {sys.executable} -IS {place}"
+
+
+class SourceDiedError(OSError):
+    """What feeds a store has failed in the middle."""
+
+
+class DyingPace:
+    """Fails when half of the bytes have been taken.
+
+    Args:
+        total: bytes to come.
+        die: what to do at that point; whatever it raises ends the transfer.
+    """
+
+    def __init__(self, total: int, die: Callable[[], None]) -> None:
+        self._left = total // 2
+        self._die = die
+
+    def take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            self._die()
+
+
+def raise_died() -> None:
+    raise SourceDiedError("the source died")
+
+
+class FakeClock:
+    """Time passes when somebody sleeps."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self.time = start
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def retrying(inner: Store, told: list[str], patience: float = 120.0) -> RetryingStore:
+    return RetryingStore(
+        inner,
+        clock=FakeClock(),
+        chance=random.Random(1),
+        patience=patience,
+        tell=told.append,
+    )
 
 
 class Link:

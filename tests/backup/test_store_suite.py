@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import random
 import resource
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from faults import DyingPace, raise_died, retrying
 
 from standfast.backup.stores.directory import DirectoryStore
-from standfast.backup.stores.retry import RetryingStore
 from standfast.backup.stores.ssh import SshStore
 from standfast.errors import AlreadyThereError, StoreError
 from standfast.host.ssh import SshHost, SshTarget
@@ -27,48 +26,7 @@ if TYPE_CHECKING:
     from conftest import Sshd
 
     from standfast.backup.stores import Buffer, Entry, Store
-
-
-class SourceDiedError(OSError):
-    """What feeds a store has failed in the middle."""
-
-
-class DyingPace:
-    """Fails when half of the bytes have been taken.
-
-    Args:
-        total: bytes to come.
-        die: what to do at that point; whatever it raises ends the transfer.
-    """
-
-    def __init__(self, total: int, die: Callable[[], None]) -> None:
-        self._left = total // 2
-        self._die = die
-
-    def take(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            self._die()
-
-
-def raise_died() -> None:
-    raise SourceDiedError("the source died")
-
-
-class FakeClock:
-    """Time passes when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
+    from standfast.backup.stores.retry import RetryingStore
 
 
 @dataclasses.dataclass
@@ -218,16 +176,6 @@ class Flaky(MemoryStore):
     def make_stable(self, folder: str) -> None:
         self._fail_sometimes()
         super().make_stable(folder)
-
-
-def retrying(inner: Store, told: list[str], patience: float = 120.0) -> RetryingStore:
-    return RetryingStore(
-        inner,
-        clock=FakeClock(),
-        chance=random.Random(1),
-        patience=patience,
-        tell=told.append,
-    )
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ EXIT STATUS
   13 damaged or incomplete   14 signature missing, wrong or not trusted
   130 interrupted; any other: failed
 
-VAULT is a directory or ssh://[user@]host[:port]/path
+VAULT is a directory, ssh://[user@]host[:port]/path or s3://bucket/prefix
 """
 
 
@@ -53,6 +53,11 @@ def _command(
         default="2m",
         help="how long to try again when a connection fails (default 2m)",
     )
+    common.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="the server of an s3:// vault, where it is not what boto3 is set to",
+    )
     parser.set_defaults(run=lambda arguments: _run(where, arguments))
     return parser
 
@@ -79,6 +84,15 @@ def _run(where: str, arguments: argparse.Namespace) -> int:
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="say what would be done"
+    )
+
+
+def _object_lock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--object-lock",
+        metavar="DAYS",
+        help="s3:// only: nobody, the bucket's owner included, can delete what is "
+        "stored for so many days",
     )
 
 
@@ -137,6 +151,7 @@ def _add_init(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument(
         "--segment-size", metavar="SIZE", default="32M", help="default 32M"
     )
+    _object_lock(parser)
     _dry_run(parser)
 
 
@@ -187,6 +202,7 @@ def _add_send(commands: Any) -> None:  # noqa: ANN401
         "--compression-level", metavar="N", type=int, default=3, help="zstd, 1 to 19"
     )
     parser.add_argument("--bwlimit", metavar="RATE", help="as in 5M, bytes a second")
+    _object_lock(parser)
     parser.add_argument(
         "--recipient",
         metavar="R",

@@ -143,12 +143,15 @@ def _remember(
 
 def _report_verification(session: Session, vault: Vault, report: Report) -> None:
     findings = report.all_findings()
+    hashed = report.level is Level.HASH and not session.arguments.fetch
+    recorded = hashed and vault.store.recorded
     document = {
         "vault": vault.info.vault,
         "address": vault.address,
         "level": report.level,
         "ok": report.status() == 0,
         "status": report.status(),
+        "recorded_hashes": recorded,
         "archives": [_archive_document(c.archive, c.manifest) for c in report.checked],
         "findings": [_finding_document(f) for f in findings],
     }
@@ -161,16 +164,18 @@ def _report_verification(session: Session, vault: Vault, report: Report) -> None
             "this machine knows none of the vault's signers; take the key from the "
             "recovery kit and pass --signer KEY"
         )
-    session.console.result(document, _verdict(report))
+    session.console.result(document, _verdict(report, recorded=recorded))
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report, *, recorded: bool) -> str:
     standing = [checked.archive.standing for checked in report.checked]
     good = standing.count(COMMITTED)
     text = f"{good} of {good + standing.count(REFUSED)} archives are whole"
     how = {
         Level.LISTING: "by listing and signature; no object was read",
-        Level.HASH: "every object's hash is the signed one",
+        Level.HASH: "every object's hash, as the store noted it, is the signed one"
+        if recorded
+        else "every object's hash is the signed one",
         Level.DECRYPT: "every byte was decrypted and checked",
     }[report.level]
     text += f" ({how})" if good else ""

@@ -16,6 +16,7 @@ from standfast.backup.secret_files import read_passphrase, read_secret
 from standfast.backup.state import state_folder
 from standfast.backup.stores import open_store
 from standfast.backup.stores.retry import RetryingStore
+from standfast.backup.stores.s3_address import with_options
 from standfast.backup.vault import Vault, open_vault
 from standfast.clock import StoppableClock
 from standfast.console import Console
@@ -53,7 +54,11 @@ class Session:
 
     def store(self, pace: Pace | None = None) -> Store:
         """Return the store at the command's VAULT, with retries."""
-        address: str = self.arguments.vault
+        address = with_options(
+            self.arguments.vault,
+            self.arguments.endpoint or "",
+            getattr(self.arguments, "object_lock", None) or "",
+        )
         if not address.isprintable():
             # It is remembered as JSON, and shown; what is no text is neither.
             raise UsageError(
@@ -63,7 +68,7 @@ class Session:
         if "://" not in address:
             address = os.path.abspath(address)  # noqa: PTH100 - keeps it a string
         store = RetryingStore(
-            open_store(address, pace or Unlimited()),
+            open_store(address, pace or Unlimited(), self.console.note),
             clock=self.clock,
             chance=random.SystemRandom(),
             patience=parse_duration(self.arguments.retry_for),

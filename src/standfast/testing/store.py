@@ -51,6 +51,7 @@ class MemoryStore:
     """
 
     near = True
+    recorded = False
 
     def __init__(self, address: str = "memory", pace: Pace | None = None) -> None:
         self.address = address
@@ -118,6 +119,15 @@ class MemoryStore:
         for name in names:
             if name in self.objects:
                 yield name, hashlib.sha256(self.objects[name]).hexdigest()
+
+    def digests_after(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Hash nonce and object together; see Store."""
+        for nonce, name in asked:
+            if name in self.objects:
+                whole = nonce.encode() + self.objects[name]
+                yield name, hashlib.sha256(whole).hexdigest()
 
     def make_stable(self, folder: str) -> None:
         """Return at once: memory survives nothing; see Store."""
@@ -417,6 +427,22 @@ class StoreSuite:
         place.store.create()
         assert [] == list(place.store.digests([]))
         assert [] == list(place.store.digests(["missing"]))
+
+    def test_digests_after_a_nonce(self, place: Place) -> None:
+        """Nonce and object are hashed as one; what is missing is left out."""
+        data = {"a": b"", "folder/b": b"data", "big": _data(BIG)}
+        place.store.create()
+        for name, content in data.items():
+            place.store.put(name, content)
+        nonces = {name: f"{number:032x}" for number, name in enumerate(data)}
+        expected = {
+            n: hashlib.sha256(nonces[n].encode() + d).hexdigest()
+            for n, d in data.items()
+        }
+        asked = [(nonces[name], name) for name in data]
+        asked += [("0" * 32, "missing"), ("0" * 32, "folder/missing")]
+        assert expected == dict(place.store.digests_after(asked))
+        assert {} == dict(place.store.digests_after([]))
 
     def test_make_stable(self, place: Place) -> None:
         """Flushing the top or a folder changes nothing that can be seen."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from standfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from standfast.pace import Pace
 
@@ -46,6 +46,14 @@ class Store(Protocol):
     @property
     def near(self) -> bool:
         """Whether fetching an object costs no more than having it hashed."""
+        ...
+
+    @property
+    def recorded(self) -> bool:
+        """Whether ``digests`` may be what the store noted when it took an object.
+
+        Otherwise each is made anew from what lies there now.
+        """
         ...
 
     def create(self) -> None:
@@ -103,6 +111,23 @@ class Store(Protocol):
         """
         ...
 
+    def digests_after(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (name, SHA-256 in hex) of a nonce and an object hashed as one.
+
+        The nonce is ASCII text without white space; it is hashed as it stands, before
+        the object's bytes. Whoever had not the nonce before cannot have prepared the
+        answer. What cannot be read is left out.
+
+        Args:
+            asked: (nonce, name) for each object.
+
+        Raises:
+            StoreError: the store failed; the nonces have been told.
+        """
+        ...
+
     def make_stable(self, folder: str) -> None:
         """Return when all that lies in ``folder`` survives a power cut.
 
@@ -123,10 +148,16 @@ class Store(Protocol):
         ...
 
 
-def open_store(address: str, pace: Pace) -> Store:
-    """Return the store for a directory or ``ssh://[user@]host[:port]/path``.
+def open_store(
+    address: str, pace: Pace, tell: Callable[[str], None] = lambda _: None
+) -> Store:
+    """Return the store at an address; nothing is touched yet.
 
-    Nothing is touched yet.
+    Args:
+        address: a directory, ``ssh://[user@]host[:port]/path`` or
+            ``s3://bucket/prefix``.
+        pace: holds back what is sent.
+        tell: is told what a person should know of the place.
 
     Raises:
         UsageError: the address is of no kind we know.
@@ -140,7 +171,12 @@ def open_store(address: str, pace: Pace) -> Store:
         from standfast.backup.stores.ssh import open_ssh_store  # noqa: PLC0415
 
         return open_ssh_store(rest, pace)
+    if scheme == "s3":
+        from standfast.backup.stores.s3 import S3Store  # noqa: PLC0415
+        from standfast.backup.stores.s3_address import parse_s3_address  # noqa: PLC0415
+
+        return S3Store(parse_s3_address(address), pace, tell=tell)
     raise UsageError(
         f"not a vault address: {address}",
-        hint="write a directory, or ssh://[user@]host[:port]/path",
+        hint="write a directory, ssh://[user@]host[:port]/path or s3://bucket/prefix",
     )

@@ -43,6 +43,7 @@ class DirectoryStore:
     """Objects as files below one directory; see Store."""
 
     near = True
+    recorded = False
 
     def __init__(self, path: str, pace: Pace) -> None:
         self.address = path
@@ -140,6 +141,14 @@ class DirectoryStore:
                 if digest:
                     yield name, digest
 
+    def digests_after(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Hash nonce and file together; see Store."""
+        for nonce, name in asked:
+            if digest := self._digest(name, nonce.encode()):
+                yield name, digest
+
     def make_stable(self, folder: str) -> None:
         """Flush the folders' own entries; files were flushed as they were put."""
         place = self._root / folder
@@ -198,8 +207,8 @@ class DirectoryStore:
                 else:
                     found.append(Entry(name, 0, "other"))
 
-    def _digest(self, name: str) -> str:
-        digest = hashlib.sha256()
+    def _digest(self, name: str, before: bytes = b"") -> str:
+        digest = hashlib.sha256(before)
         buffer = bytearray(HASH_BYTES)
         view = memoryview(buffer)
         try:

@@ -62,6 +62,11 @@ class RetryingStore:
         """Whether fetching an object costs no more than having it hashed."""
         return self._inner.near
 
+    @property
+    def recorded(self) -> bool:
+        """Whether digests may be what the store noted when it took an object."""
+        return self._inner.recorded
+
     def create(self) -> None:
         """Make the place itself; not tried again, since it asks for emptiness."""
         self._inner.create()
@@ -115,6 +120,12 @@ class RetryingStore:
                 self._tell(error.message)
             else:
                 return
+
+    def digests_after(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Ask once: a nonce that was told may not be told again; see Store."""
+        return self._inner.digests_after(asked)
 
     def make_stable(self, folder: str) -> None:
         """Return when a folder survives a power cut; see Store."""

@@ -113,6 +113,15 @@ _SCRIPTS = {
         "if command -v sha256sum >/dev/null 2>&1; then xargs sha256sum --; "
         "else xargs sha256 -r; fi; echo standfast-done"
     ),
+    # $1 root; a nonce and a name a line on standard input. Both hashers print the
+    # sum first when they read standard input.
+    "digests_after": (
+        _ENTER + "if command -v sha256sum >/dev/null 2>&1; then h=sha256sum; "
+        "else h=sha256; fi; echo standfast-data; while read -r n f; do "
+        'if [ -f "$f" ] && [ ! -L "$f" ]; then '
+        's=$({ printf %s "$n"; cat -- "$f"; } | $h) || exit 1; '
+        'printf "%s  %s\\n" "${s%% *}" "$f"; fi; done; echo standfast-done'
+    ),
     # $1 root, $2 folder. FreeBSD has fsync(1) in base, and its sync(8) does not
     # wait; Linux has a sync(1) that does.
     "make_stable": (
@@ -160,6 +169,7 @@ class SshStore:
     """Objects as files on another machine; see Store."""
 
     near = False
+    recorded = False
 
     def __init__(self, host: Host, root: str, address: str, pace: Pace) -> None:
         self.address = address
@@ -257,10 +267,24 @@ class SshStore:
     def digests(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Have the far end hash, and yield what it says; see Store."""
         wanted = set(names)
+        lines = "".join(f"{name}\n" for name in sorted(wanted))
+        yield from self._hashed("digests", lines, wanted)
+
+    def digests_after(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Have the far end hash nonces and objects together; see Store."""
+        lines = "".join(f"{nonce} {name}\n" for nonce, name in asked)
+        yield from self._hashed("digests_after", lines, {name for _, name in asked})
+
+    def _hashed(
+        self, verb: str, given: str, wanted: set[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Give lines to a script, and yield the sums of what is wanted."""
         if not wanted:
             return
-        with self._script("digests") as process:
-            process.write("".join(f"{name}\n" for name in sorted(wanted)).encode())
+        with self._script(verb) as process:
+            process.write(given.encode())
             process.close_stdin()
             part = bytes(_after_mark(process)) or process.read()
             rest = b""

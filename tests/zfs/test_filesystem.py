@@ -14,6 +14,7 @@ from streammaker import StreamMaker, simple_tree
 from trees import content, hashes, objects_of, outline_of, read_sample, tree_of, walk
 
 from standfast.errors import (
+    DamagedError,
     NoIdentityError,
     StandfastError,
     StreamError,
@@ -363,7 +364,7 @@ def test_an_index_that_was_altered() -> None:
     for place in range(0, len(out), 7):
         broken = bytearray(out)
         broken[place] ^= 1
-        with pytest.raises(StreamError):
+        with pytest.raises(DamagedError):
             open_and_look(bytes(broken), root)
 
 

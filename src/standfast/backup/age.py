@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from standfast.errors import DamagedError, NoIdentityError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 Stage: TypeAlias = Literal["armor", "header", "hmac", "payload"]
@@ -604,3 +604,74 @@ def _not_authentic(counter: int) -> AgeError:
         f"the file was cut, altered or extended at its chunk: {counter}",
         stage="payload",
     )
+
+
+class SealedFile:
+    """A binary age file that is read in any order, chunk by chunk.
+
+    What is returned is authentic and lies where it should: each chunk's number is in
+    its nonce, and the last one says that it is the last. That it is this file and no
+    other sealed to the same recipient is for the caller to know.
+
+    Args:
+        read: returns bytes of the file: (offset, length).
+        size: bytes of the file.
+        identities: of which one must fit.
+
+    Attributes:
+        length: bytes of the plaintext.
+
+    Raises:
+        NoIdentityError: no identity fits.
+        AgeError: the file is cut or altered.
+    """
+
+    _HEAD = 4096
+
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        size: int,
+        identities: Sequence[Identity],
+    ) -> None:
+        self._read = read
+        head = read(0, min(size, self._HEAD))
+        self._aead, payload = _open_header(head, identities)
+        self._start = len(head) - len(payload)
+        self._size = size
+        self.length = _plaintext_length(size - self._start)
+        self._final = _chunk_count(self.length) - 1
+        self._kept: tuple[int, bytes] = (-1, b"")
+        self._kept = (self._final, self._chunks(self._final, self._final))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return plaintext; fewer bytes only where the file ends.
+
+        Raises:
+            AgeError: a chunk is cut or altered.
+        """
+        end = min(offset + length, self.length)
+        if offset >= end:
+            return b""
+        first, last = offset // CHUNK_SIZE, (end - 1) // CHUNK_SIZE
+        plain = self._chunks(first, last)
+        skip = offset - first * CHUNK_SIZE
+        return plain[skip : skip + end - offset]
+
+    def _chunks(self, first: int, last: int) -> bytes:
+        """Open chunks that lie together; the last one opened is kept."""
+        if first == last == self._kept[0]:
+            return self._kept[1]
+        start = self._start + first * SEALED_SIZE
+        end = min(self._size, self._start + (last + 1) * SEALED_SIZE)
+        sealed = memoryview(self._read(start, end - start))
+        parts = []
+        for number in range(first, last + 1):
+            piece = sealed[(number - first) * SEALED_SIZE :][:SEALED_SIZE]
+            nonce = _nonce(number, 1 if number == self._final else 0)
+            try:
+                parts.append(self._aead.decrypt(nonce, piece, None))
+            except InvalidTag:
+                raise _not_authentic(number) from None
+        self._kept = (last, parts[-1])
+        return b"".join(parts)

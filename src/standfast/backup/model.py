@@ -24,6 +24,7 @@ IDENTITY_OBJECT = "identity.age"
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.minisig"
 MANIFEST_OBJECT = "manifest.json.age"
+INDEX_OBJECT = "index.age"
 ARCHIVES = "archives"
 REMOVALS = "removals"
 REMOVAL_OBJECT = "removal.json"
@@ -119,6 +120,24 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     substreams: list[Substream]
 
 
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the index of a send stream begins, and what it must be.
+
+    Attributes:
+        offset: of its table in the plaintext of ``index.age``.
+        size: bytes of the table.
+        sha256: of these bytes; the table has the digest of all the rest.
+        object_size: bytes of ``index.age``.
+        object_sha256: of ``index.age``, as in ``SHA256SUMS``.
+    """
+
+    offset: int
+    size: int
+    sha256: str
+    object_size: int
+    object_sha256: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """``manifest.json``: all that there is to know of an archive.
 
@@ -137,6 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         stream: facts of the send stream, or None for other bytes.
         fingerprints: how the segments' plaintext is fingerprinted.
         segments: in order.
+        index: of a send stream, where it was made.
     """
 
     format: int
@@ -153,6 +173,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stream: Stream | None
     fingerprints: Fingerprints
     segments: list[Segment]
+    index: Index | None = None
 
 
 def encode(document: msgspec.Struct) -> bytes:

@@ -23,6 +23,7 @@ from standfast.backup.keyfiles import parse_identities
 from standfast.backup.model import (
     DEFAULT_SEGMENT_SIZE,
     IDENTITY_OBJECT,
+    INDEX_OBJECT,
     LARGEST_DOCUMENT,
     LARGEST_MANIFEST,
     LARGEST_SEGMENT,
@@ -130,6 +131,8 @@ def open_manifest(
         raise DamagedError(f"{path} is sealed to another vault") from None
     manifest = decode(opened, Manifest, path)
     segments = {segment_name(i): s.sha256 for i, s in enumerate(manifest.segments)}
+    if manifest.index is not None:
+        segments[INDEX_OBJECT] = manifest.index.object_sha256
     signed = {n: d for n, d in archive.sums.items() if n != MANIFEST_OBJECT}
     whole = (
         manifest.vault == vault.info.vault
@@ -270,19 +273,9 @@ class _Opener:
             DamagedError: as ``segments``.
             StoreError: as ``segments``.
         """
-        wanted = self._manifest.segments[index]
-        path = self._archive.path(segment_name(index))
-        sealed = self._fetch(path)
-        if self._recognised.sha256(path, sealed) != wanted.sha256:
-            raise DamagedError(f"{path} was altered: its SHA-256 is not the signed one")
-        plain = memoryview(self._buffers.get())[: wanted.size]
-        try:
-            decompress_into(decrypt_chunks(sealed, [self._identity]), plain)
-        except StandfastError as error:
-            raise DamagedError(f"{path}: {error.message}") from None
-        key = bytes.fromhex(self._manifest.fingerprints.key)
-        if fingerprint(key, index, plain) != wanted.fingerprint:
-            raise DamagedError(f"{path}: its plaintext is not what was sent")
+        plain = memoryview(self._buffers.get())[: self._manifest.segments[index].size]
+        part = (self._vault, self._archive, self._manifest)
+        open_segment(*part, index, self._identity, self._recognised, plain)
         return plain
 
     def take_back(self, plain: memoryview) -> None:
@@ -291,9 +284,43 @@ class _Opener:
         assert isinstance(buffer, mmap.mmap)
         self._buffers.put(buffer)
 
-    def _fetch(self, path: str) -> bytes:
-        try:
-            limit = sealed_bound(self._manifest.segment_size)
-            return self._vault.store.get(path, limit)
-        except NotFoundError:
-            raise DamagedError(f"{path} is missing") from None
+
+def open_segment(
+    vault: Vault,
+    archive: Archive,
+    manifest: Manifest,
+    index: int,
+    identity: X25519Identity,
+    recognised: Recognised,
+    plain: memoryview,
+) -> None:
+    """Fill ``plain`` with a segment's plaintext, after every check.
+
+    Args:
+        vault: where the archive lies.
+        archive: judged and trusted.
+        manifest: its manifest.
+        index: of the segment.
+        identity: the vault identity.
+        recognised: what was hashed here before; may be empty.
+        plain: writable, of the segment's size.
+
+    Raises:
+        DamagedError: the segment is not what was sealed.
+        StoreError: it cannot be fetched.
+    """
+    wanted = manifest.segments[index]
+    path = archive.path(segment_name(index))
+    try:
+        sealed = vault.store.get(path, sealed_bound(manifest.segment_size))
+    except NotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    if recognised.sha256(path, sealed) != wanted.sha256:
+        raise DamagedError(f"{path} was altered: its SHA-256 is not the signed one")
+    try:
+        decompress_into(decrypt_chunks(sealed, [identity]), plain)
+    except StandfastError as error:
+        raise DamagedError(f"{path}: {error.message}") from None
+    key = bytes.fromhex(manifest.fingerprints.key)
+    if fingerprint(key, index, plain) != wanted.fingerprint:
+        raise DamagedError(f"{path}: its plaintext is not what was sent")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from standfast.backup.minisign import DEFAULT_UNTRUSTED, PublicKey, Signature
 from standfast.backup.model import (
     ARCHIVES,
+    INDEX_OBJECT,
     MANIFEST_OBJECT,
     REMOVAL_NAME,
     REMOVALS,
@@ -561,8 +562,9 @@ def _listing_trouble(
         else:
             text, grade = "foreign: no signature covers it", DAMAGE
         findings.append(Finding(f"{folder}/{name}", grade, text))
+    known = {MANIFEST_OBJECT, INDEX_OBJECT}
     expected = {MANIFEST_OBJECT, *sums}
-    wrong = [n for n in sums if n != MANIFEST_OBJECT and segment_index(n) is None]
+    wrong = [n for n in sums if n not in known and segment_index(n) is None]
     if wrong or expected != set(sums) or statement.objects != len(sums):
         text = "its sums do not list what an archive holds"
         findings.append(Finding(f"{folder}/{SUMS}", DAMAGE, text))

@@ -14,10 +14,14 @@ import select
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from standfast import __version__
 from standfast.backup.age import encrypt
+from standfast.backup.browse.making import IndexMaker
 from standfast.backup.model import (
     FORMAT,
+    INDEX_OBJECT,
     MANIFEST_OBJECT,
     SIGNATURE,
     SUMS,
@@ -42,11 +46,12 @@ from standfast.zfs.records import RECOGNISE_BYTES, StreamCheck, looks_like_strea
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from standfast.backup.model import Index
     from standfast.backup.plan import SendPlan
     from standfast.backup.vault import Vault
     from standfast.clock import Clock
     from standfast.host.process import Process
-    from standfast.zfs.records import StreamFacts
+    from standfast.zfs.records import Listener, StreamFacts
 
 
 class Producer(Protocol):
@@ -122,11 +127,13 @@ class Guard:
 
     Args:
         plan: what it must be a send stream of; None if it may be anything.
+        listener: is told of a send stream's records.
     """
 
-    def __init__(self, plan: SendPlan | None) -> None:
+    def __init__(self, plan: SendPlan | None, listener: Listener | None = None) -> None:
         self._plan = plan
         self._guid = None if plan is None else plan.guid
+        self._listener = listener
         self._head = b""
         self._check: StreamCheck | None = None
         self._opaque = False
@@ -184,7 +191,7 @@ class Guard:
 
     def _recognise(self) -> None:
         if looks_like_stream(self._head):
-            self._check = StreamCheck()
+            self._check = StreamCheck(self._listener)
         elif self._guid is not None:
             raise StreamError("zfs send gave something that is no send stream")
         else:
@@ -230,6 +237,8 @@ class Sender:
     versions: dict[str, str]
     level: int
     progress: Callable[[int, int], None]
+    index: bool = True
+    tell: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -323,7 +332,8 @@ def send_archive(
         level=sender.level,
         fingerprint_key=draft.key,
     )
-    guard = Guard(plan)
+    maker = IndexMaker(recipe.recipient) if sender.index else None
+    guard = Guard(plan, maker)
     folder = archive_folder(draft.archive)
     with vault.state.sending(draft.archive) as notes:
         past = None
@@ -335,22 +345,52 @@ def send_archive(
         segments = line.run(producer.read, guard.see, producer.stop)
         producer.finish()
         facts = guard.finish()
-        for index in draft.segments:
-            if index >= len(segments):
-                vault.store.delete(f"{folder}/{segment_name(index)}")
+        for number in draft.segments:
+            if number >= len(segments):
+                vault.store.delete(f"{folder}/{segment_name(number)}")
         manifest = _manifest(
             vault, plan, sender, draft.archive, recipe, segments, facts
         )
-        sealed = encrypt(encode(manifest), [recipe.recipient])
-        vault.store.put(f"{folder}/{MANIFEST_OBJECT}", sealed)
-        outcome = _commit(vault, plan, manifest, sealed, sender)
-        sender.progress(0, len(sealed))
+        index = _put_index(vault, folder, facts, maker, sender)
+        manifest = msgspec.structs.replace(manifest, index=index)
+        outcome = _put_manifest(vault, plan, manifest, recipe, sender)
     return replace(outcome, reused=_reused(draft, segments))
 
 
 def _reused(draft: Draft, segments: list[Segment]) -> int:
     same = (s for i, s in enumerate(segments) if draft.segments.get(i) == s)
     return sum(segment.object_size for segment in same)
+
+
+def _put_index(
+    vault: Vault,
+    folder: str,
+    facts: StreamFacts | None,
+    maker: IndexMaker | None,
+    sender: Sender,
+) -> Index | None:
+    """Store the index of a send stream; other bytes have none."""
+    if facts is None or maker is None:
+        return None
+    made = maker.finish()
+    if made is None:
+        sender.tell(f"this archive gets no index: {maker.trouble}")
+        return None
+    vault.store.put(f"{folder}/{INDEX_OBJECT}", made.data)
+    sender.progress(0, len(made.data))
+    return made.index
+
+
+def _put_manifest(
+    vault: Vault, plan: SendPlan, manifest: Manifest, recipe: Recipe, sender: Sender
+) -> Outcome:
+    """Store the manifest, and commit."""
+    sealed = encrypt(encode(manifest), [recipe.recipient])
+    name = f"{archive_folder(manifest.archive)}/{MANIFEST_OBJECT}"
+    vault.store.put(name, sealed)
+    outcome = _commit(vault, plan, manifest, sealed, sender)
+    sender.progress(0, len(sealed))
+    return outcome
 
 
 def _commit(
@@ -365,6 +405,9 @@ def _commit(
     digests = {segment_name(i): s.sha256 for i, s in enumerate(manifest.segments)}
     digests[MANIFEST_OBJECT] = hashlib.sha256(sealed).hexdigest()
     stored = sum(s.object_size for s in manifest.segments) + len(sealed)
+    if manifest.index is not None:
+        digests[INDEX_OBJECT] = manifest.index.object_sha256
+        stored += manifest.index.object_size
     sums = format_sums(digests)
     vault.store.put(f"{folder}/{SUMS}", sums)
     vault.store.make_stable(folder)

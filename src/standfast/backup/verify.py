@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from standfast.backup.browse.stored import open_outline, stored_reader
 from standfast.backup.model import (
     LARGEST_SUMS,
     SIGNATURE,
@@ -197,6 +198,10 @@ def check_contents(
         guard.see(plain)
         verifier.progress(0, segment.object_size)
     compare_stream(guard, manifest)
+    if manifest.index is not None:
+        read = stored_reader(vault, archive, manifest.index)
+        open_outline(manifest.index, read, verifier.identity).check()
+        verifier.progress(0, manifest.index.object_size)
 
 
 def compare_stream(guard: Guard, manifest: Manifest) -> None:

@@ -201,6 +201,11 @@ def _add_send(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument(
         "--compression-level", metavar="N", type=int, default=3, help="zstd, 1 to 19"
     )
+    parser.add_argument(
+        "--no-index",
+        action="store_true",
+        help="leave out the index of files; it is then made by who first looks inside",
+    )
     parser.add_argument("--bwlimit", metavar="RATE", help="as in 5M, bytes a second")
     _object_lock(parser)
     parser.add_argument(

@@ -128,6 +128,8 @@ def _sender(
         versions=versions,
         level=session.arguments.compression_level,
         progress=add,
+        index=not session.arguments.no_index,
+        tell=session.console.note,
     )
 
 

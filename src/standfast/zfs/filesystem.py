@@ -44,7 +44,7 @@ _LAYOUT_DIGITS = 4
 _KEPT_FOLDERS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DirEntry:
     """A name in a folder.
 

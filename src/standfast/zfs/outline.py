@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from standfast.errors import StreamError
+from standfast.errors import DamagedError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -328,9 +328,9 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:_DIGEST]
 
 
-def damaged(what: str) -> StreamError:
+def damaged(what: str) -> DamagedError:
     """Return the error for an outline that is not as it was made."""
-    return StreamError(f"the index is damaged: {what}")
+    return DamagedError(f"the index is damaged: {what}")
 
 
 def _expand(data: bytes, most: int) -> bytes:
@@ -393,7 +393,7 @@ class Outline:
         substreams: in the stream's order.
 
     Raises:
-        StreamError: the table is not the one that ``root`` names.
+        DamagedError: the table is not the one that ``root`` names.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], root: Root) -> None:
@@ -416,6 +416,15 @@ class Outline:
             SubstreamOutline(self, number, *rest)
             for number, rest in enumerate(zip(head, pages, frees, strict=True))
         )
+
+    def check(self) -> None:
+        """Read every page.
+
+        Raises:
+            DamagedError: one is not as it was made.
+        """
+        for part in self.substreams:
+            part.numbers()
 
     def page(self, row: np.void, order: str) -> _Page:
         """Return a page, from memory if it was wanted lately."""
@@ -447,7 +456,7 @@ def _head(plain: bytes) -> tuple[list[Part], int]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise damaged(str(error)) from None
     if head.format != FORMAT:
-        raise StreamError(
+        raise DamagedError(
             f"the index has format {head.format}, this standfast reads {FORMAT}",
             hint="a newer standfast may read it",
         )
@@ -521,7 +530,7 @@ class SubstreamOutline:
         """Return all records of an object in order, but FREEOBJECTS.
 
         Raises:
-            StreamError: the outline is damaged.
+            DamagedError: the outline is damaged.
         """
         found: list[Record] = []
         first = bisect_left(self._before, number)

@@ -1,0 +1,295 @@
+"""Files of a snapshot as people list, seek and compare them."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from standfast.errors import DamagedError, StreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from standfast.zfs.attributes import Attributes
+    from standfast.zfs.filesystem import DirEntry, FileSystem
+
+    Damaged = Callable[[bytes, StreamError | DamagedError], None]
+
+# Deeper than any path that a system would open.
+_DEEPEST = 4096
+
+
+@dataclass(frozen=True)
+class File:
+    """A file at a path.
+
+    Attributes:
+        path: from the snapshot's root, without a slash before it.
+        number: the object.
+        attributes: what is known of it.
+        link: target, of a symbolic link.
+    """
+
+    path: bytes
+    number: int
+    attributes: Attributes
+    link: bytes = b""
+
+
+def file_at(tree: FileSystem, path: bytes) -> File:
+    """Return the file at a path; "" is the root.
+
+    Raises:
+        UsageError: there is none.
+        StreamError: what leads to it is damaged.
+    """
+    return _file(tree, path.strip(b"/"), tree.find(path))
+
+
+def list_folder(tree: FileSystem, path: bytes) -> list[File]:
+    """Return what a folder holds, or the one file at that path, sorted by name.
+
+    Raises:
+        UsageError: there is no such path.
+        StreamError: something is damaged.
+    """
+    top = file_at(tree, path)
+    if not stat.S_ISDIR(top.attributes.mode):
+        return [top]
+    return [_file(tree, e.name, e.number) for e in tree.entries(top.number)]
+
+
+def walk(
+    tree: FileSystem, number: int, path: bytes, damaged: Damaged | None = None
+) -> Iterator[tuple[bytes, DirEntry]]:
+    """Yield (path, entry) of all below a folder, each folder before what is in it.
+
+    Args:
+        tree: the snapshot.
+        number: the folder.
+        path: its path.
+        damaged: is told of a folder that cannot be read, and the rest goes on.
+
+    Raises:
+        StreamError: a folder is damaged, or is there twice, as none can be.
+    """
+    seen = {number}
+    pending = [(path, number)]
+    while pending:
+        above, folder = pending.pop()
+        inner: list[tuple[bytes, int]] = []
+        for entry in _entries(tree, folder, above, damaged):
+            where = above + b"/" + entry.name if above else entry.name
+            if stat.S_ISDIR(entry.kind):
+                if entry.number in seen or where.count(b"/") > _DEEPEST:
+                    twice = StreamError("this folder is there twice, as none can be")
+                    _complain(tree, where, twice, damaged)
+                    continue
+                seen.add(entry.number)
+                inner.append((where, entry.number))
+            yield where, entry
+        pending += reversed(inner)
+
+
+def _entries(
+    tree: FileSystem, folder: int, path: bytes, damaged: Damaged | None
+) -> list[DirEntry]:
+    try:
+        return tree.entries(folder)
+    except (StreamError, DamagedError) as error:
+        _complain(tree, path, error, damaged)
+        return []
+
+
+def _complain(
+    tree: FileSystem,
+    path: bytes,
+    error: StreamError | DamagedError,
+    damaged: Damaged | None,
+) -> None:
+    if damaged is None:
+        raise StreamError(f"{tree.name}: {shown(path) or '/'}: {error.message}")
+    damaged(path, error)
+
+
+def shown(path: bytes) -> str:
+    """Return a path as text; bytes that are no UTF-8 are escaped."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def mark(number: int, attributes: Attributes) -> tuple[int, ...]:
+    """Return what differs as soon as a file was changed or made anew.
+
+    ctime changes with any write to a file or its attributes.
+    """
+    a = attributes
+    return (number, a.generation, a.ctime, a.mtime, a.size, a.mode, a.uid, a.gid)
+
+
+def _file(tree: FileSystem, path: bytes, number: int) -> File:
+    attributes = tree.attributes(number)
+    link = b""
+    if stat.S_ISLNK(attributes.mode):
+        link = tree.link(number, attributes)
+    return File(path, number, attributes, link)
+
+
+class Pattern:
+    """What names to look for: a shell pattern, for the name or the whole path.
+
+    Args:
+        text: with a slash in it, it is for the whole path.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._whole = "/" in text
+        raw = text.strip("/").encode("utf-8", "surrogateescape")
+        translated = fnmatch.translate(raw.decode("latin-1"))
+
+        self._match = re.compile(translated).match
+
+    def fits(self, path: bytes, name: bytes) -> bool:
+        """Return whether a file's path or name fits."""
+        wanted = path if self._whole else name
+        return self._match(wanted.decode("latin-1")) is not None
+
+
+@dataclass
+class Version:
+    """One state of a file and the points that have it."""
+
+    file: File
+    points: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """A path of a dataset with its versions, oldest first."""
+
+    dataset: str
+    path: bytes
+    versions: list[Version] = field(default_factory=list)
+
+
+def find_in(
+    tree: FileSystem, pattern: Pattern, found: dict[tuple[str, bytes], Found]
+) -> None:
+    """Add a snapshot's files that fit to what was found in others before.
+
+    Raises:
+        StreamError: something is damaged.
+    """
+    dataset = tree.name.partition("@")[0]
+    for path, entry in walk(tree, tree.root, b""):
+        if not pattern.fits(path, entry.name):
+            continue
+        here = found.setdefault((dataset, path), Found(dataset, path))
+        file = _file(tree, path, entry.number)
+        own = mark(file.number, file.attributes)
+        for version in here.versions:
+            if mark(version.file.number, version.file.attributes) == own:
+                version.points.append(tree.name)
+                break
+        else:
+            here.versions.append(Version(file, [tree.name]))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a path differs between two snapshots.
+
+    Attributes:
+        kind: ``added``, ``removed``, ``changed``, ``attributes`` (contents are as
+            they were) or ``renamed``.
+        path: in the second snapshot; of what was removed, in the first.
+        before: the earlier path of what was renamed, else empty.
+    """
+
+    kind: str
+    path: bytes
+    before: bytes = b""
+
+
+def compare(first: FileSystem, second: FileSystem) -> list[Difference]:
+    """Return what differs, sorted by path.
+
+    Of snapshots of one dataset's history files are told by object and generation,
+    and only what an increment speaks of is looked at; of others, by path, kind, size
+    and time of change.
+
+    Raises:
+        StreamError: something is damaged.
+    """
+    return _Comparison(first, second).run()
+
+
+class _Comparison:
+    def __init__(self, first: FileSystem, second: FileSystem) -> None:
+        self._first, self._second = first, second
+        one, two = first.objects.chain, second.objects.chain
+        length = len(one)
+        self._follows = one == two[:length]
+        # None means that anything may have changed.
+        self._touched = second.objects.changed_in(length) if self._follows else None
+
+    def run(self) -> list[Difference]:
+        old: dict[bytes, DirEntry] = dict(walk(self._first, self._first.root, b""))
+        result: list[Difference] = []
+        fresh: dict[bytes, DirEntry] = {}
+        for path, entry in walk(self._second, self._second.root, b""):
+            before = old.pop(path, None)
+            if before is None:
+                fresh[path] = entry
+            elif kind := self._changed(before, entry):
+                result.append(Difference(kind, path))
+        result += self._moved(old, fresh)
+        result += [Difference("removed", path) for path in old]
+        result += [Difference("added", path) for path in fresh]
+        return sorted(result, key=lambda difference: difference.path)
+
+    def _changed(self, old: DirEntry, new: DirEntry) -> str:
+        """Return how a file at one path has changed, or an empty text."""
+        if old.number == new.number:
+            if self._touched is not None and new.number not in self._touched:
+                return ""
+            one = self._first.attributes(old.number)
+            two = self._second.attributes(new.number)
+            if one.generation == two.generation:
+                return _how(one, two) if mark(0, one) != mark(0, two) else ""
+            return "changed"
+        if self._follows or old.kind != new.kind:
+            return "changed"
+        one = self._first.attributes(old.number)
+        two = self._second.attributes(new.number)
+        same = (one.mode, one.size, one.mtime) == (two.mode, two.size, two.mtime)
+        return "" if same else _how(one, two)
+
+    def _moved(
+        self, old: dict[bytes, DirEntry], fresh: dict[bytes, DirEntry]
+    ) -> list[Difference]:
+        """Take what only changed its path out of what is gone and what is new."""
+        places: dict[int, bytes] = {e.number: path for path, e in old.items()}
+        found = []
+        for path, entry in list(fresh.items()):
+            before = places.pop(entry.number, None)
+            if before is None:
+                continue
+            one = self._first.attributes(entry.number)
+            two = self._second.attributes(entry.number)
+            if (one.generation, one.kind) != (two.generation, two.kind):
+                continue
+            found.append(Difference("renamed", path, before))
+            del old[before], fresh[path]
+        return found
+
+
+def _how(one: Attributes, two: Attributes) -> str:
+    """Tell a change of contents from one of the attributes alone."""
+    if stat.S_ISDIR(one.mode) and stat.S_ISDIR(two.mode):
+        same = (one.mode, one.uid, one.gid) == (two.mode, two.uid, two.gid)
+        return "changed" if same else "attributes"
+    contents = (one.kind, one.size, one.mtime) == (two.kind, two.size, two.mtime)
+    return "attributes" if contents else "changed"

@@ -6,6 +6,8 @@ import signal
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from standfast.cli.backup_browse import add_browse
+
 if TYPE_CHECKING:
     import argparse
 
@@ -31,6 +33,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_restore(commands)
     _add_kit(commands)
     _add_clean(commands)
+    add_browse(commands, _command, _reading)
 
 
 def _command(

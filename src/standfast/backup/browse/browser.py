@@ -45,12 +45,14 @@ class Looker:
         cache: folder of indexes made here.
         tell: is told of things on the side.
         progress: of an index that is being made: (plaintext, stored) bytes.
+        secrets: passphrases or keys of encrypted datasets, for what was sent raw.
     """
 
     identity: X25519Identity
     cache: Path
     tell: Callable[[str], None]
     progress: Callable[[int, int], None] = lambda _plain, _stored: None
+    secrets: Sequence[bytes] = ()
 
 
 class Browser:
@@ -112,6 +114,7 @@ class Browser:
         Raises:
             DamagedError: something is missing or altered.
             StreamError: it holds no readable file system.
+            NoIdentityError: it was sent raw, and no secret opens it.
         """
         return FileSystem(self.objects(point))
 
@@ -131,7 +134,7 @@ class Browser:
             other = self.catalogue.of_guid(guid)
             return None if other is None else self.objects(other)
 
-        return Objects(chain, read, elsewhere)
+        return Objects(chain, read, elsewhere, self._looker.secrets)
 
     def outline(self, point: Point) -> SubstreamOutline:
         """Return what the index says of a point's own stream.

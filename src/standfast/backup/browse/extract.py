@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from standfast.backup.browse.files import File, file_at, shown, walk
 from standfast.backup.browse.place import Place, split_names
 from standfast.errors import CommandError, DamagedError, StreamError, UsageError
-from standfast.zfs.extents import IN_STREAM
+from standfast.zfs.extents import IN_STREAM, SEALED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # What is planned at once; some hundred bytes for each.
 _BATCH_FILES, _BATCH_SPANS = 2048, 16_384
 _OPEN_FILES = 128
+# The place of a piece that no segment holds: the index does, or another piece.
+NOWHERE = -1
 _SEGMENTS_AHEAD = 2
 # After these nothing more can be written, and to go on would hide it.
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -281,8 +283,11 @@ class Extraction:
     def _cut(self, number: int, job: _Job) -> Iterator[_Piece]:
         for span in job.state.extents.spans(0, job.file.attributes.size):
             payload = span.payload
-            place = payload.place if payload.how == IN_STREAM else 0
-            yield _Piece(payload.source, place, number, span)
+            how, place = payload.how, payload.place
+            if how == SEALED:
+                how, place, _ = job.state.sealed[place]
+            where = place if how == IN_STREAM else NOWHERE
+            yield _Piece(payload.source, where, number, span)
 
     def _in_order(self, job: _Job) -> Iterator[_Piece]:
         return self._cut(0, job)
@@ -339,7 +344,7 @@ class Extraction:
 
     def _key(self, piece: _Piece) -> Key:
         """Return the segment of a piece; of one that lies elsewhere, none."""
-        if piece.span.payload.how != IN_STREAM:
+        if piece.place == NOWHERE:
             return "", 0
         archive = self._archives[piece.source]
         return self._browser.plaintext.key(archive, piece.place)

@@ -46,7 +46,7 @@ def file_at(tree: FileSystem, path: bytes) -> File:
         UsageError: there is none.
         StreamError: what leads to it is damaged.
     """
-    return _file(tree, path.strip(b"/"), tree.find(path))
+    return file_of(tree, path.strip(b"/"), tree.find(path))
 
 
 def list_folder(tree: FileSystem, path: bytes) -> list[File]:
@@ -59,7 +59,7 @@ def list_folder(tree: FileSystem, path: bytes) -> list[File]:
     top = file_at(tree, path)
     if not stat.S_ISDIR(top.attributes.mode):
         return [top]
-    return [_file(tree, e.name, e.number) for e in tree.entries(top.number)]
+    return [file_of(tree, e.name, e.number) for e in tree.entries(top.number)]
 
 
 def walk(
@@ -129,7 +129,12 @@ def mark(number: int, attributes: Attributes) -> tuple[int, ...]:
     return (number, a.generation, a.ctime, a.mtime, a.size, a.mode, a.uid, a.gid)
 
 
-def _file(tree: FileSystem, path: bytes, number: int) -> File:
+def file_of(tree: FileSystem, path: bytes, number: int) -> File:
+    """Return a file whose object is known.
+
+    Raises:
+        StreamError: it is damaged.
+    """
     attributes = tree.attributes(number)
     link = b""
     if stat.S_ISLNK(attributes.mode):
@@ -187,7 +192,7 @@ def find_in(
         if not pattern.fits(path, entry.name):
             continue
         here = found.setdefault((dataset, path), Found(dataset, path))
-        file = _file(tree, path, entry.number)
+        file = file_of(tree, path, entry.number)
         own = mark(file.number, file.attributes)
         for version in here.versions:
             if mark(version.file.number, version.file.attributes) == own:

@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 from standfast import __version__
 
 SOURCE = ROOT / "src" / "standfast"
-COMMANDS = ("init", "send", "list", "verify", "restore", "kit", "clean")
+COMMANDS = (
+    "init",
+    "send",
+    "list",
+    "verify",
+    "restore",
+    "kit",
+    "clean",
+    "ls",
+    "find",
+    "diff",
+    "cat",
+    "extract",
+)
 
 
 def test_layers() -> None:

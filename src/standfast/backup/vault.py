@@ -224,6 +224,28 @@ def vault_recipient(vault: Vault) -> X25519Recipient:
     return recipient
 
 
+def ready_to_send(vault: Vault, recipient: str | None) -> Vault:
+    """Return a vault with a recipient that this machine has reason to trust.
+
+    Args:
+        vault: as it was opened.
+        recipient: the vault recipient as the owner says it; needed once on a machine
+            that does not know the vault.
+
+    Raises:
+        UsageError: the vault's recipient is another one.
+        NotTrustedError: nothing is pinned here.
+        DamagedError: the vault was never finished.
+    """
+    if recipient is not None and vault.record is None:
+        vault = pin(vault, recipient)
+    if recipient not in {None, vault.info.recipient}:
+        raise UsageError(f"this vault's recipient is {vault.info.recipient}")
+    vault_recipient(vault)
+    check_finished(vault)
+    return vault
+
+
 def forget_address(base: Path, address: str, clock: Clock) -> None:
     """Let no older vault be expected at an address where a new one is made."""
     for record in all_records(base, clock):

@@ -34,6 +34,8 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_kit(commands)
     _add_clean(commands)
     add_browse(commands, _command, _reading)
+    _add_run(commands)
+    _add_check_config(commands)
 
 
 def _command(
@@ -300,3 +302,35 @@ def _add_clean(commands: Any) -> None:  # noqa: ANN401
     )
     _signer(parser)
     _dry_run(parser)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="default: ~/.config/standfast/backup.toml where there is one, otherwise "
+        "/etc/standfast/backup.toml, on FreeBSD below /usr/local/etc",
+    )
+
+
+def _add_run(commands: Any) -> None:  # noqa: ANN401
+    parser = _command(
+        commands,
+        "run",
+        "do what is due by the configuration: snapshots, sends, verification",
+        "backup_run:run",
+    )
+    parser.add_argument("jobs", metavar="JOB", nargs="*", help="default: all")
+    _config(parser)
+    parser.add_argument("--force", action="store_true", help="also what is not due")
+    _dry_run(parser)
+
+
+def _add_check_config(commands: Any) -> None:  # noqa: ANN401
+    parser = _command(
+        commands,
+        "check-config",
+        "check the configuration, and say what it asks for",
+        "backup_run:check_config",
+    )
+    _config(parser)

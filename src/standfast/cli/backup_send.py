@@ -21,7 +21,7 @@ from standfast.backup.model import archive_folder
 from standfast.backup.plan import SendPlan, plan_send, plan_stdin, segment_count
 from standfast.backup.send import InputProducer, Sender, send_archive
 from standfast.backup.sums import NONE
-from standfast.backup.vault import Vault, check_finished, pin, vault_recipient
+from standfast.backup.vault import Vault, ready_to_send, vault_recipient
 from standfast.cli.session import host_name
 from standfast.errors import StandfastError, UsageError
 from standfast.pace import Limited, Pace, Unlimited
@@ -45,7 +45,7 @@ def send(session: Session) -> int:
     if level not in LEVELS:
         raise UsageError(f"not a compression level: {level}", hint="from 1 to 19")
     flags = _flags(session)
-    vault = _known(session, session.vault(_pace(session)))
+    vault = ready_to_send(session.vault(_pace(session)), session.arguments.recipient)
     fresh_key = vault.state.signer_key() is None
     if session.arguments.stdin is not None:
         _send_stdin(session, vault)
@@ -187,18 +187,6 @@ def _pace(session: Session) -> Pace:
     if session.arguments.bwlimit is None:
         return Unlimited()
     return Limited(parse_rate(session.arguments.bwlimit), session.clock)
-
-
-def _known(session: Session, vault: Vault) -> Vault:
-    """Return the vault with a recipient that this machine has reason to trust."""
-    given = session.arguments.recipient
-    if given is not None and vault.record is None:
-        vault = pin(vault, given)
-    if given not in {None, vault.info.recipient}:
-        raise UsageError(f"this vault's recipient is {vault.info.recipient}")
-    vault_recipient(vault)
-    check_finished(vault)
-    return vault
 
 
 def _mention_leftovers(session: Session, vault: Vault) -> None:

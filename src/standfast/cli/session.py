@@ -59,6 +59,11 @@ class Session:
             self.arguments.endpoint or "",
             getattr(self.arguments, "object_lock", None) or "",
         )
+        patience = parse_duration(self.arguments.retry_for)
+        return self.store_at(address, pace or Unlimited(), patience)
+
+    def store_at(self, address: str, pace: Pace, patience: float) -> Store:
+        """Return the store at an address, with retries for ``patience`` seconds."""
         if not address.isprintable():
             # It is remembered as JSON, and shown; what is no text is neither.
             raise UsageError(
@@ -68,10 +73,10 @@ class Session:
         if "://" not in address:
             address = os.path.abspath(address)  # noqa: PTH100 - keeps it a string
         store = RetryingStore(
-            open_store(address, pace or Unlimited(), self.console.note),
+            open_store(address, pace, self.console.note),
             clock=self.clock,
             chance=random.SystemRandom(),
-            patience=parse_duration(self.arguments.retry_for),
+            patience=patience,
             tell=self.console.note,
             wake=self.clock.stop,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from commands import COMMANDS, listed
 from conftest import ROOT, Standfast
 
 if TYPE_CHECKING:
@@ -19,20 +20,6 @@ if TYPE_CHECKING:
 from standfast import __version__
 
 SOURCE = ROOT / "src" / "standfast"
-COMMANDS = (
-    "init",
-    "send",
-    "list",
-    "verify",
-    "restore",
-    "kit",
-    "clean",
-    "ls",
-    "find",
-    "diff",
-    "cat",
-    "extract",
-)
 
 
 def test_layers() -> None:
@@ -66,10 +53,7 @@ def test_every_command_is_documented(command: str) -> None:
 
 def test_the_list_of_commands_is_whole(standfast: Standfast) -> None:
     """No command can be added without the test above."""
-    usage = standfast("backup", "--help").out
-    rows = [line.split() for line in usage.splitlines() if line.startswith("    ")]
-    listed = {row[0] for row in rows if row and row[0].isalpha()}
-    assert set(COMMANDS) == listed
+    assert set(COMMANDS) == set(listed(standfast("backup", "--help").out))
 
 
 def modules() -> list[Path]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
-from standfast.backup.config import parse_config
+import msgspec
+import pytest
+from conftest import ROOT
+
+from standfast.backup.config import (
+    JobSection,
+    KeepSection,
+    NotifySection,
+    VaultSection,
+    parse_config,
+)
 from standfast.backup.schedule import DAY, Schedule
 from standfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from standfast.config import Section
 
 GOOD = """
 [vault.usb]
@@ -126,3 +139,16 @@ def test_files_that_are_none(text: str, message: str) -> None:
 def test_a_token_needs_somewhere_to_go() -> None:
     with pytest.raises(UsageError, match=r"notify\.token_file: there is no webhook"):
         parse_config(GOOD + '[notify]\ntoken_file = "/etc/token"\n')
+
+
+@pytest.mark.parametrize("kind", [VaultSection, JobSection, NotifySection, KeepSection])
+def test_every_key_is_documented(kind: type[Section]) -> None:
+    """The reference has a row for each, and the file at its head is good."""
+    page = (ROOT / "docs" / "backup-config.md").read_text()
+    rows = {
+        word for row in page.splitlines() if row[:2] == "| " for word in row.split()
+    }
+    for field in msgspec.structs.fields(kind):
+        assert rows & {f"`{field.name}`", f"`{field.name}`,"}, field.name
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert {"home", "db"} == set(parse_config(example).jobs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from commands import COMMANDS, listed
 from conftest import COMMAND, Standfast, incompressible, make_vault
 
 from standfast.errors import ExitStatus, StandfastError
@@ -20,7 +21,6 @@ from standfast.errors import ExitStatus, StandfastError
 if TYPE_CHECKING:
     from conftest import Made, Ran
 
-COMMANDS = ("init", "send", "list", "verify", "restore", "kit", "clean")
 DOCUMENTED = (0, 1, 2, 3, 10, 11, 12, 13, 14, 130)
 
 
@@ -39,12 +39,10 @@ def test_help(standfast: Standfast, command: str) -> None:
 
 def test_help_names_every_command(standfast: Standfast) -> None:
     """The area's help lists its commands, and there are no others."""
-    out = standfast("backup", "--help").out
-    listed = [ln.split()[0] for ln in out.splitlines() if ln.startswith("    ")]
-    assert sorted(COMMANDS) == sorted(word for word in listed if word.isalpha())
+    assert sorted(COMMANDS) == sorted(listed(standfast("backup", "--help").out))
 
 
-@pytest.mark.parametrize("command", ["init", "send", "restore", "clean"])
+@pytest.mark.parametrize("command", ["init", "send", "restore", "clean", "run"])
 def test_what_changes_something_can_be_tried(
     standfast: Standfast, command: str
 ) -> None:

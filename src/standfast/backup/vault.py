@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from standfast.clock import Clock
 
 
+# So many signatures take longer to verify than a file takes to be written safely.
+WORTH_SAVING = 100
+
+
 @dataclass(frozen=True)
 class Vault:
     """An opened vault.
@@ -113,7 +117,7 @@ class Vault:
         before = len(trust.verified)
         removals = judge_removals(entries, small, trust)
         judged = survey(entries, small, trust, removals)
-        if self.record is not None and len(trust.verified) > before:
+        if self.record is not None and len(trust.verified) >= before + WORTH_SAVING:
             self.state.save_verified_signatures(trust.verified)
         self._vouch(judged, trust)
         return judged, entries

@@ -1,0 +1,27 @@
+"""The commands of ``standfast backup``: one a line, so that lists meet in one place."""
+
+from __future__ import annotations
+
+import re
+
+COMMANDS = (
+    "cat",
+    "check-config",
+    "clean",
+    "diff",
+    "extract",
+    "find",
+    "init",
+    "kit",
+    "list",
+    "ls",
+    "restore",
+    "run",
+    "send",
+    "verify",
+)
+
+
+def listed(usage: str) -> list[str]:
+    """Return the commands that an area's ``--help`` lists."""
+    return re.findall(r"^    ([a-z][a-z-]*)(?:$|  )", usage, re.MULTILINE)

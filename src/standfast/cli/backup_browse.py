@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 def add_browse(commands: Any, command: Command, reading: Reading) -> None:  # noqa: ANN401 - argparse's class is private
-    """Add ls, find, diff, cat and extract."""
+    """Add ls, find, diff, cat, extract and mount."""
     _add_ls(commands, command, reading)
     _add_find(commands, command, reading)
     _add_diff(commands, command, reading)
     _add_cat(commands, command, reading)
     _add_extract(commands, command, reading)
+    _add_mount(commands, command, reading)
 
 
 def opening(parser: argparse.ArgumentParser, reading: Reading) -> None:
@@ -118,4 +119,16 @@ def _add_extract(commands: Any, command: Command, reading: Reading) -> None:  # 
         action="store_true",
         help="leave all to whoever runs this; only root can give files away",
     )
+    opening(parser, reading)
+
+
+def _add_mount(commands: Any, command: Command, reading: Reading) -> None:  # noqa: ANN401
+    parser = command(
+        commands,
+        "mount",
+        "every snapshot as a folder, read-only, until it is unmounted",
+        "backup_mount:mount_vault",
+    )
+    parser.add_argument("vault", metavar="VAULT")
+    parser.add_argument("folder", metavar="FOLDER", help="an empty one")
     opening(parser, reading)

@@ -292,6 +292,14 @@ class Volume:
             raise StreamError(f"{last.name} does not say how large it is")
         self.size = sizes[0]
 
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes, zeros in holes; the size is not looked at.
+
+        Raises:
+            StreamError: a block is damaged.
+        """
+        return self._objects.read(self._disk, start, length)
+
     def contents(self) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) of all that is no hole.
 

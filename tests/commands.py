@@ -15,6 +15,7 @@ COMMANDS = (
     "kit",
     "list",
     "ls",
+    "mount",
     "restore",
     "run",
     "send",

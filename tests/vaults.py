@@ -59,6 +59,9 @@ class ListSink:
     def write(self, data: memoryview) -> None:
         self.parts.append(bytes(data))
 
+    def end_part(self) -> None:
+        """Parts follow each other."""
+
     def finish(self) -> None:
         self.ended = "finished"
 

@@ -29,7 +29,10 @@ class Step:
 
 
 def plan_clean(
-    survey: Survey, started: Mapping[str, bool], whose: Iterable[str]
+    survey: Survey,
+    started: Mapping[str, bool],
+    whose: Iterable[str],
+    resumable: Mapping[str, str] | None = None,
 ) -> list[Step]:
     """Decide about each leftover. Pure.
 
@@ -37,13 +40,14 @@ def plan_clean(
         survey: the judged vault.
         started: archives begun on this machine -> whether their sender lives.
         whose: ``ours``, ``others``: whose leftovers may go. Another machine's may be
-            a send that runs right now.
+            a send that runs right now. ``resumable``: also what can be gone on with.
+        resumable: archives that a repeated send would go on with -> what to send.
     """
     allowed = set(whose)
     steps: list[Step] = []
     for archive in survey.archives:
         if archive.standing == UNFINISHED:
-            action, why = _fate(archive.id, started, allowed)
+            action, why = _fate(archive.id, started, allowed, resumable or {})
             name = archive_folder(archive.id)
             steps.append(Step(name, action, why, archive.stored))
     going = tuple(f"{step.object}/" for step in steps)
@@ -72,10 +76,17 @@ def clean(vault: Vault, steps: Iterable[Step]) -> None:
 
 
 def _fate(
-    archive: str, started: Mapping[str, bool], allowed: set[str]
+    archive: str,
+    started: Mapping[str, bool],
+    allowed: set[str],
+    going: Mapping[str, str],
 ) -> tuple[str, str]:
     if started.get(archive):
         return KEEP, "its sender is at work"
+    if archive in going and "resumable" not in allowed:
+        return KEEP, (
+            f"sending {going[archive]} again goes on with it (--resumable removes it)"
+        )
     if archive in started:
         return REMOVE, "its sender, on this machine, is dead"
     if "others" in allowed:

@@ -40,30 +40,59 @@ The indented lines are a script for sh. Set the first four to your own values.
     trap 'rm -rf "$OPEN"' EXIT
     age -d -i "$KEY" -o "$OPEN/vault.key" identity.age
 
-3. Find the archive: each manifest says what it is. Only signed ones count.
+3. Find the archive: each manifest says what it is. Only signed ones count. An
+   increment also needs what it builds on, down to a full one: its from_guid is the
+   guid of another archive.
 
-    FOUND=""
     for A in archives/*/; do
         minisign -V -q -P "$SIGNER" -m "$A/SHA256SUMS" || continue
-        age -d -i "$OPEN/vault.key" "$A/manifest.json.age" > "$OPEN/manifest.json"
-        if grep -qF "  \"name\": \"$WANT\"," "$OPEN/manifest.json"; then FOUND=$A; fi
+        M="$OPEN/$(basename "$A").json"
+        age -d -i "$OPEN/vault.key" "$A/manifest.json.age" > "$M"
     done
-    test -n "$FOUND"
+    said() {{ sed -n 's/^    "'"$1"'": "\(.*\)",*$/\1/p' "$2" | head -n 1; }}
+    M=$(grep -lF "  \"name\": \"$WANT\"," "$OPEN"/*.json | tail -n 1)
+    test -n "$M"
+    CHAIN="$M"
+    FROM=$(said from_guid "$M")
+    while [ "${{FROM:-0}}" != 0 ]; do
+        M=$(grep -l "^    \"guid\": \"$FROM\"" "$OPEN"/*.json | tail -n 1)
+        test -n "$M"
+        CHAIN="$M $CHAIN"
+        FROM=$(said from_guid "$M")
+    done
 
 4. Is it whole? Every object must be there and unaltered.
 
-    (cd "$FOUND" && sha256sum -c --quiet SHA256SUMS)
+    for M in $CHAIN; do
+        (cd "archives/$(basename "$M" .json)" && sha256sum -c --quiet SHA256SUMS)
+    done
 
-5. Get it back. The sum of step 4 has covered every byte that is used here. With
-   TARGET set it goes to zfs receive, otherwise to a file.
+5. Get it back, the full one first and then each increment in order. The sums of
+   step 4 have covered every byte that is used here. With TARGET set it goes to zfs
+   receive (a snapshot whose name comes twice is renamed), otherwise to files, one
+   for each archive.
 
     restore() {{
-        for S in "$FOUND"/*.zst.age; do
+        for S in "archives/$1"/*.zst.age; do
             age -d -i "$OPEN/vault.key" "$S" | zstd -d -q -c
         done
     }}
-    if [ -n "${{TARGET:-}}" ]; then restore | zfs receive "$TARGET"
-    else restore > "${{OUTPUT:-restored.stream}}"; fi
+    N=0
+    for M in $CHAIN; do
+        A=$(basename "$M" .json)
+        SNAP=$(sed -n 's/^  "name": ".*@\(.*\)",$/\1/p' "$M")
+        if [ -z "${{TARGET:-}}" ]; then
+            restore "$A" > "${{OUTPUT:-restored.stream}}$([ $N = 0 ] || echo ".$N")"
+        elif [ $N = 0 ]; then
+            restore "$A" | zfs receive "$TARGET"
+        else
+            if zfs list "$TARGET@$SNAP" > "$OPEN/list" 2>&1; then
+                zfs rename "$TARGET@$SNAP" "$TARGET@$SNAP-before-$N"
+            fi
+            restore "$A" | zfs receive -F "$TARGET"
+        fi
+        N=$((N + 1))
+    done
 """
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from standfast.backup.model import LARGEST_MANIFEST, MANIFEST_OBJECT
 from standfast.backup.opening import Recognised, open_manifest, segments
-from standfast.backup.plan import choose_archive
 from standfast.backup.proof import COMMITTED, REFUSED
 from standfast.backup.send import Guard
 from standfast.backup.verify import (
@@ -24,12 +23,12 @@ from standfast.backup.verify import (
     compare_stream,
     refuse,
 )
+from standfast.backup.wayback import Link, choose, way_back
 from standfast.errors import (
     CommandError,
     DamagedError,
     UsageError,
 )
-from standfast.zfs.streams import exists, guid_of, receive_argv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
         X25519Identity,
     )
     from standfast.backup.vault import Vault
-    from standfast.host import Host
 
 HELD_BACK = 312
 
@@ -51,6 +49,10 @@ class Sink(Protocol):
 
     def write(self, data: memoryview) -> None:
         """Take the next bytes."""
+        ...
+
+    def end_part(self) -> None:
+        """A substream of several has come to its end; another follows."""
         ...
 
     def finish(self) -> None:
@@ -64,11 +66,24 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """An archive that passed every check that needs no plaintext."""
+    """An archive that passed every check that needs no plaintext.
+
+    Attributes:
+        archive: judged whole and trusted.
+        manifest: its manifest.
+        parts: indexes of the substreams that are wanted; empty for all of it.
+        recognised: what was hashed here before.
+    """
 
     archive: Archive
     manifest: Manifest
+    parts: tuple[int, ...] = ()
     recognised: Recognised = field(default_factory=Recognised)
+
+    @property
+    def link(self) -> Link:
+        """The archive as a link of a way back."""
+        return Link(self.archive, self.manifest, self.parts)
 
 
 def find(vault: Vault, wanted: str, trust: Trust, identity: X25519Identity) -> Found:
@@ -79,25 +94,64 @@ def find(vault: Vault, wanted: str, trust: Trust, identity: X25519Identity) -> F
         DamagedError: it is damaged.
         NotTrustedError: nobody trusted has signed it.
     """
-    survey, _ = vault.survey(trust)
-    whole = [a for a in survey.archives if a.standing == COMMITTED]
-    for archive in survey.archives:
-        if archive.id == wanted:
-            refuse(archive)
-    manifests, unread = manifests_of(vault, whole, identity)
-    try:
-        chosen = choose_archive(wanted, whole, manifests)
-    except UsageError:
-        # What is wanted may be among those that were refused: say so first.
+    found = _Search(vault, wanted, trust, identity)
+    return _found(found.last)
+
+
+def find_way(
+    vault: Vault, wanted: str, trust: Trust, identity: X25519Identity
+) -> list[Found]:
+    """Return the archives that lead to what a person means, in order.
+
+    Raises:
+        UsageError: the vault has no such archive.
+        DamagedError: it, or what it builds on, is damaged or missing.
+        NotTrustedError: nobody trusted has signed one of them.
+    """
+    found = _Search(vault, wanted, trust, identity)
+    return [_found(link) for link in found.way()]
+
+
+def _found(link: Link) -> Found:
+    return Found(link.archive, link.manifest, link.parts)
+
+
+class _Search:
+    """A vault's archives and manifests, and one of them that is wanted."""
+
+    def __init__(
+        self, vault: Vault, wanted: str, trust: Trust, identity: X25519Identity
+    ) -> None:
+        survey, _ = vault.survey(trust)
+        self._refused = [a for a in survey.archives if a.standing == REFUSED]
+        self._whole = [a for a in survey.archives if a.standing == COMMITTED]
         for archive in survey.archives:
-            if archive.standing == REFUSED:
+            if archive.id == wanted:
                 refuse(archive)
-        for error in unread.values():
-            raise error from None
-        raise
-    if chosen.id in unread:
-        raise unread[chosen.id]
-    return Found(chosen, manifests[chosen.id])
+        self._manifests, unread = manifests_of(vault, self._whole, identity)
+        try:
+            archives = [a for a in self._whole if a.id in self._manifests]
+            self.last = choose(wanted, archives, self._manifests)
+        except UsageError:
+            for archive in self._whole:
+                if archive.id in unread and archive.id.startswith(wanted):
+                    raise unread[archive.id] from None
+            # What is wanted may be among those that were refused: say so first.
+            for archive in self._refused:
+                refuse(archive)
+            for error in unread.values():
+                raise error from None
+            raise
+
+    def way(self) -> list[Link]:
+        try:
+            return way_back(self.last, self._whole, self._manifests)
+        except DamagedError:
+            bases = {a.statement.base for a in self._whole if a.statement}
+            for archive in self._refused:
+                if archive.id in bases:
+                    refuse(archive)
+            raise
 
 
 def manifests_of(
@@ -164,15 +218,55 @@ def _stream(
 ) -> None:
     guard = Guard(None)
     manifest, recognised = found.manifest, found.recognised
+    cutter = Cutter(guard, found.parts)
     parts = segments(vault, found.archive, manifest, identity, recognised)
     for piece in _held(parts, len(manifest.segments)):
         guard.see(piece)
         if guard.size == manifest.size:
             compare_stream(guard, manifest)
-        sink.write(piece)
+        for kept, ends in cutter.cut(piece):
+            sink.write(kept)
+            if ends:
+                sink.end_part()
         progress(len(piece), 0)
     if guard.size != manifest.size:
         raise DamagedError(f"{manifest.name} is shorter than it was")
+
+
+class Cutter:
+    """Cuts chosen substreams out of a stream that passes a guard.
+
+    Args:
+        guard: sees each piece first.
+        parts: indexes of the substreams; empty for all there is.
+    """
+
+    def __init__(self, guard: Guard, parts: Sequence[int]) -> None:
+        self._guard = guard
+        self._parts = parts
+        self._at = 0
+
+    def cut(self, piece: memoryview) -> Iterator[tuple[memoryview, bool]]:
+        """Yield what of the piece is in the chosen substreams, each by itself.
+
+        Yields:
+            The bytes, and whether a substream ends there that is not the last.
+        """
+        start = self._at
+        self._at += len(piece)
+        if not self._parts:
+            yield piece, False
+            return
+        spans = self._guard.spans()
+        for index in self._parts:
+            if index >= len(spans):
+                return
+            begin, end = spans[index]
+            first = max(begin, start)
+            last = self._at if end is None else min(end, self._at)
+            if first < last:
+                ends = last == end and index != self._parts[-1]
+                yield piece[first - start : last - start], ends
 
 
 def _held(parts: Iterator[memoryview], count: int) -> Iterator[memoryview]:
@@ -219,6 +313,9 @@ class FileSink:
         except OSError as error:
             raise CommandError(f"cannot write {self._path}: {error.strerror}") from None
 
+    def end_part(self) -> None:
+        """Substreams follow each other in the file."""
+
     def finish(self) -> None:
         """Flush to the disk and give the file its name, unless it is taken by now."""
         try:
@@ -254,75 +351,11 @@ class PipeSink:
         except OSError as error:
             raise CommandError(f"cannot write the output: {error.strerror}") from None
 
+    def end_part(self) -> None:
+        """Substreams follow each other in the output."""
+
     def finish(self) -> None:
         """Nothing is left to do."""
 
     def abandon(self) -> None:
         """What was written is authentic but not all; the exit status says so."""
-
-
-class ReceiveSink:
-    """``zfs receive`` into a dataset."""
-
-    def __init__(
-        self, host: Host, target: str, flags: Sequence[str], manifest: Manifest
-    ) -> None:
-        self._host = host
-        self._target = target
-        self._manifest = manifest
-        self._process = host.spawn(receive_argv(target, flags), stdin=True)
-
-    def write(self, data: memoryview) -> None:
-        """Write to the receiver.
-
-        Raises:
-            CommandError: it gave up, with its own words.
-        """
-        try:
-            self._process.write(data)
-        except BrokenPipeError:
-            result = self._process.finish()
-            raise CommandError(result.complaint()) from None
-
-    def finish(self) -> None:
-        """Wait for the receiver and compare the snapshot's GUID.
-
-        Raises:
-            CommandError: it failed.
-            DamagedError: what it received is another snapshot.
-        """
-        result = self._process.finish()
-        if result.code != 0:
-            raise CommandError(result.complaint())
-        stream = self._manifest.stream
-        assert stream is not None
-        snapshot = stream.name.partition("@")[2]
-        name = self._target if "@" in self._target else f"{self._target}@{snapshot}"
-        if str(guid_of(self._host, name)) != stream.guid:
-            raise DamagedError(f"{name} was received with another guid")
-
-    def abandon(self) -> None:
-        """Kill the receiver before it sees an end; it keeps nothing."""
-        self._process.destroy()
-
-
-def check_receiver(
-    host: Host, target: str, flags: Sequence[str], manifest: Manifest
-) -> None:
-    """Refuse a receive that cannot or must not happen, before anything is fetched.
-
-    Raises:
-        UsageError: the archive is no send stream, or the target exists.
-        CommandError: zfs cannot be asked.
-    """
-    if manifest.stream is None:
-        raise UsageError(
-            f"{manifest.name} is no send stream",
-            hint="use --output FILE",
-        )
-    if exists(host, target.partition("@")[0]) and "-F" not in flags:
-        raise UsageError(
-            f"{target} exists already",
-            hint="choose a new name, or pass --force to let zfs receive "
-            "roll it back (-F)",
-        )

@@ -189,6 +189,10 @@ class Guard:
             check_chain(facts, self._plan)
         return facts
 
+    def spans(self) -> list[tuple[int, int | None]]:
+        """Return where each substream begins and ends, as far as it was seen."""
+        return [] if self._check is None else self._check.spans()
+
     def _recognise(self) -> None:
         if looks_like_stream(self._head):
             self._check = StreamCheck(self._listener)

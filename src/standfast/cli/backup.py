@@ -36,6 +36,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     add_browse(commands, _command, _reading)
     _add_run(commands)
     _add_check_config(commands)
+    _add_marks(commands)
 
 
 def _command(
@@ -300,6 +301,11 @@ def _add_clean(commands: Any) -> None:  # noqa: ANN401
         action="store_true",
         help="also what other machines began; be sure that none is sending",
     )
+    parser.add_argument(
+        "--resumable",
+        action="store_true",
+        help="also what a repeated send would go on with",
+    )
     _signer(parser)
     _dry_run(parser)
 
@@ -334,3 +340,20 @@ def _add_check_config(commands: Any) -> None:  # noqa: ANN401
         "backup_run:check_config",
     )
     _config(parser)
+
+
+def _add_marks(commands: Any) -> None:  # noqa: ANN401
+    text = "our bookmarks, holds and properties"
+    parser = commands.add_parser("marks", help=text, description=text)
+    inner = parser.add_subparsers(metavar="COMMAND", required=True)
+    listed = _command(inner, "list", "show them", "backup_marks:list_marks")
+    released = _command(
+        inner,
+        "release",
+        "take those of one vault away; what it has stays there",
+        "backup_marks:release_marks",
+    )
+    for each in (listed, released):
+        each.add_argument("datasets", metavar="DATASET", nargs="+")
+        each.add_argument("--vault", metavar="VAULT", help="an address, or an id")
+    _dry_run(released)

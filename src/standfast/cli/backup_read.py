@@ -213,8 +213,10 @@ def clean_vault(session: Session) -> int:
     """Remove what interrupted sends have left."""
     vault = session.vault()
     survey, _ = vault.survey(session.trust(vault))
-    whose = ["ours", "others"] if session.arguments.others else ["ours"]
-    steps = plan_clean(survey, vault.state.started(), whose)
+    whose = ["ours", *(["others"] if session.arguments.others else [])]
+    whose += ["resumable"] if session.arguments.resumable else []
+    going = {one.archive: one.begun.name for one in vault.state.resumable()}
+    steps = plan_clean(survey, vault.state.started(), whose, going)
     if not session.arguments.dry_run:
         clean(vault, steps)
         _forget_gone(vault, survey)

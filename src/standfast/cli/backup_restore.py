@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.backup.plan import check_target
+from standfast.backup.receiving import ReceiveSink, make_room, plan_landing
 from standfast.backup.restore import (
     FileSink,
     Found,
     PipeSink,
-    ReceiveSink,
     Sink,
     check_before,
-    check_receiver,
     find,
+    find_way,
     restore,
 )
 from standfast.console import Console
@@ -23,6 +23,7 @@ from standfast.errors import UsageError
 from standfast.units import duration_text, size_text
 
 if TYPE_CHECKING:
+    from standfast.backup.recipients import X25519Identity
     from standfast.backup.vault import Vault
     from standfast.cli.session import Session
 
@@ -37,30 +38,82 @@ def restore_archive(session: Session) -> int:
     vault = session.vault()
     trust = session.trust(vault)
     identity = session.identity(vault)
-    found = find(vault, arguments.wanted, trust, identity)
     if arguments.target:
-        check_receiver(session.host, arguments.target, flags, found.manifest)
-    if arguments.dry_run or not _is_file(arguments.output):
+        way = find_way(vault, arguments.wanted, trust, identity)
+        _into_dataset(session, vault, way, flags, identity)
+    else:
+        found = find(vault, arguments.wanted, trust, identity)
+        _into_output(session, vault, found, identity)
+    return 0
+
+
+def _into_dataset(
+    session: Session,
+    vault: Vault,
+    way: list[Found],
+    flags: list[str],
+    identity: X25519Identity,
+) -> None:
+    """Receive every archive of the way that is not there yet."""
+    target = session.arguments.target
+    landing = plan_landing(session.host, target, flags, [f.link for f in way])
+    missing = way[landing.done :]
+    if landing.done:
+        session.console.note(
+            f"{target} has {way[landing.done - 1].link.name} already, "
+            f"{len(missing)} of {len(way)} archives are missing"
+        )
+    for found in missing:
+        _check_all(session, vault, found)
+    if session.arguments.dry_run:
+        _report(session, way, landing.done, "would restore", 0)
+        return
+    size = sum(found.manifest.size for found in missing)
+    progress = session.console.progress(
+        f"restoring {way[-1].link.name}", size, session.clock
+    )
+    ours = frozenset(part.guid for found in way for part in found.link.taken)
+    with progress.shown() as add:
+        for number, found in enumerate(missing):
+            make_room(session.host, target, found.link, ours)
+            these = landing.later if number else landing.flags
+            sink = ReceiveSink(
+                session.host, target, these, found.manifest, found.link, landing.later
+            )
+            restore(vault, found, identity, sink, add)
+    _report(session, way, landing.done, "restored", progress.seconds())
+
+
+def _into_output(
+    session: Session, vault: Vault, found: Found, identity: X25519Identity
+) -> None:
+    """Write one archive's stream."""
+    arguments = session.arguments
+    if found.parts:
+        raise UsageError(
+            f"{found.link.name} is a part of {found.manifest.name}",
+            hint="name a TARGET-DATASET, or write the whole of archive "
+            f"{found.archive.id[:12]}",
+        )
+    if found.link.from_guid != "0":
+        session.console.note(
+            f"{found.manifest.name} is an increment on guid {found.link.from_guid}"
+        )
+    if arguments.dry_run or arguments.output == "-":
         _check_all(session, vault, found)
     if arguments.dry_run:
-        _report(session, found, "would restore", 0)
-        return 0
-    sink = _sink(session, found, flags)
+        _report(session, [found], 0, "would restore", 0)
+        return
+    sink: Sink = (
+        PipeSink(sys.stdout.fileno())
+        if arguments.output == "-"
+        else FileSink(Path(arguments.output))
+    )
     title = f"restoring {found.manifest.name}"
     progress = session.console.progress(title, found.manifest.size, session.clock)
     with progress.shown() as add:
         restore(vault, found, identity, sink, add)
-    _report(session, found, "restored", progress.seconds())
-    return 0
-
-
-def _is_file(output: str | None) -> bool:
-    """Return whether the output appears at its end only, when all was checked.
-
-    Such a one needs no pass over all objects beforehand: each is hashed as it is
-    read, and of a damaged archive no file is ever seen.
-    """
-    return output not in {None, "-"}
+    _report(session, [found], 0, "restored", progress.seconds())
 
 
 def _check_all(session: Session, vault: Vault, found: Found) -> None:
@@ -95,29 +148,27 @@ def _check_words(session: Session) -> list[str]:
     return flags
 
 
-def _sink(session: Session, found: Found, flags: list[str]) -> Sink:
+def _report(
+    session: Session, way: list[Found], done: int, verb: str, seconds: float
+) -> None:
     arguments = session.arguments
-    if arguments.target:
-        return ReceiveSink(session.host, arguments.target, flags, found.manifest)
-    if arguments.output == "-":
-        return PipeSink(sys.stdout.fileno())
-    return FileSink(Path(arguments.output))
-
-
-def _report(session: Session, found: Found, verb: str, seconds: float) -> None:
-    arguments = session.arguments
-    manifest = found.manifest
+    last = way[-1]
     where = arguments.target or arguments.output
+    size = sum(found.manifest.size for found in way[done:])
     document = {
-        "archive": found.archive.id,
-        "name": manifest.name,
-        "guid": None if manifest.stream is None else manifest.stream.guid,
-        "bytes": manifest.size,
+        "archive": last.archive.id,
+        "name": last.link.name,
+        "guid": last.link.guid or None,
+        "bytes": size,
         "to": where,
         "dry_run": arguments.dry_run,
         "seconds": round(seconds, 3),
+        "archives": [found.archive.id for found in way],
+        "there_before": done,
     }
-    text = f"{verb} {manifest.name} to {where}: {size_text(manifest.size)}"
+    text = f"{verb} {last.link.name} to {where}: {size_text(size)}"
+    if len(way) > 1:
+        text += f" of {len(way) - done} archives, one after the other"
     if seconds:
         text += f" in {duration_text(seconds)}"
     if arguments.output == "-":

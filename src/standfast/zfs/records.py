@@ -359,6 +359,8 @@ class StreamCheck:
         self._header: _Begin | None = None
         self._list = bytearray()
         self._streams: list[Substream] = []
+        self._begins: list[int] = []
+        self._ends: list[int] = []
         self._error: StreamError | None = None
 
     def feed(self, data: Buffer) -> None:
@@ -386,6 +388,15 @@ class StreamCheck:
         if self._error is not None:
             raise self._error
         return self._facts()
+
+    def spans(self) -> list[tuple[int, int | None]]:
+        """Return (first byte, byte after the last) of each substream seen so far.
+
+        The end of one that still runs is None; one with an end has passed all of
+        its checks and is a stream by itself.
+        """
+        ends = [*self._ends, *[None] * (len(self._begins) - len(self._ends))]
+        return list(zip(self._begins, ends, strict=True))
 
     def _feed(self, view: memoryview) -> None:
         if view and self._stage is _Stage.ENDED:
@@ -538,6 +549,8 @@ class StreamCheck:
             self.name, self.guid = begun.toname, begun.toguid
         if compound:
             self._header = begun
+        else:
+            self._begins.append(where)
         self._stage = _Stage.HEADER if compound else _Stage.INSIDE
         self._begun = begun
         self._left = begun.payload
@@ -572,6 +585,7 @@ class StreamCheck:
             raise self._corrupt(where, "the checksum in this record is wrong")
         if self._stage is _Stage.INSIDE:
             self._streams.append(self._begun.substream())
+            self._ends.append(where + _HEADER)
         self._stage = _Stage.BETWEEN if self._header else _Stage.ENDED
 
     def _end_all(self, header: memoryview, where: int) -> None:

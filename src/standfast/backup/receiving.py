@@ -1,0 +1,226 @@
+"""``zfs receive``: one archive after the other, into a new dataset or one begun.
+
+What is there already is told by GUID, so that a restore that was cut goes on with
+the archives that are missing. The END of each stream is its receiver's sign that
+all of it came; a receiver that gets none keeps nothing of that stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from standfast.errors import CommandError, DamagedError, UsageError
+from standfast.zfs.listing import list_tree
+from standfast.zfs.streams import exists, receive_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from standfast.backup.model import Manifest, Substream
+    from standfast.backup.wayback import Link
+    from standfast.host import Host
+    from standfast.host.process import Process
+    from standfast.zfs.listing import Listing
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What a restore into a dataset begins with.
+
+    Attributes:
+        target: the dataset, or ``DATASET@SNAPSHOT`` for a single stream.
+        done: how many archives of the way are there already.
+        flags: for the first ``zfs receive``.
+        later: for those that follow.
+    """
+
+    target: str
+    done: int
+    flags: tuple[str, ...]
+    later: tuple[str, ...]
+
+
+def plan_landing(
+    host: Host, target: str, flags: Sequence[str], way: Sequence[Link]
+) -> Landing:
+    """Decide where to begin; refuse what cannot or must not be received into.
+
+    Args:
+        host: where zfs is.
+        target: the dataset to receive into.
+        flags: for ``zfs receive``; ``-F`` among them lets it roll back.
+        way: the archives, in order.
+
+    Raises:
+        UsageError: the way is no send stream, or the target is something else.
+        CommandError: zfs cannot be asked.
+    """
+    if not way[-1].taken:
+        raise UsageError(f"{way[-1].name} is no send stream", hint="use --output FILE")
+    several = len(way) > 1 or len(way[0].parts) > 1
+    dataset, _, snapshot = target.partition("@")
+    if snapshot and (several or way[0].is_tree):
+        raise UsageError(
+            f"several snapshots come back, so {target} cannot be the name of one",
+            hint=f"write {dataset}",
+        )
+    # What we have received ourselves may be rolled back to it: only the clock has
+    # touched it since.
+    later = tuple(dict.fromkeys(["-F", *flags]))
+    if not exists(host, dataset):
+        return Landing(target, 0, tuple(flags), later)
+    done = _already(list_tree(host, [dataset]), dataset, way, force="-F" in flags)
+    if not done and "-F" not in flags:
+        raise UsageError(
+            f"{target} exists already",
+            hint="choose a new name, or pass --force to let zfs receive "
+            "roll it back (-F)",
+        )
+    return Landing(target, done, tuple(flags), later)
+
+
+def _already(
+    listing: Listing, dataset: str, way: Sequence[Link], *, force: bool
+) -> int:
+    """Return how many archives of the way a dataset has received."""
+    snapshots = listing.dataset(dataset).snapshots
+    present = {str(point.guid) for point in snapshots}
+    below = {str(p.guid) for d in listing.below(dataset) for p in d.snapshots}
+    done = 0
+    for number, link in enumerate(way, 1):
+        ends = {part.guid for part in _last_parts(link)}
+        if link.guid in present and (ends <= below or not link.is_tree):
+            done = number
+    newest = snapshots[-1] if snapshots else None
+    if done and newest and str(newest.guid) != way[done - 1].guid and not force:
+        raise UsageError(
+            f"{dataset} has {newest.name}, which is not of these archives",
+            hint="choose a new name, or pass --force to let zfs receive "
+            "roll it back (-F)",
+        )
+    return done
+
+
+def _last_parts(link: Link) -> list[Substream]:
+    """Return the last substream of each dataset."""
+    last = {part.name.partition("@")[0]: part for part in link.taken}
+    return list(last.values())
+
+
+def make_room(host: Host, target: str, link: Link, ours: frozenset[str]) -> None:
+    """Rename snapshots of the target that have the name of one that is to come.
+
+    Names are used again (``@yesterday``), and two of one name cannot be together.
+
+    Args:
+        host: where zfs is.
+        target: the dataset; it may not be there yet.
+        link: what is to come.
+        ours: GUIDs that came by this way back; nothing else is renamed.
+
+    Raises:
+        CommandError: zfs refuses.
+    """
+    if "@" in target or not exists(host, target):
+        return
+    names = {part.name.partition("@")[2]: part.guid for part in link.taken}
+    for point in list_tree(host, [target], deep=False).dataset(target).snapshots:
+        name = point.short[1:]
+        guid = str(point.guid)
+        if guid in ours and names.get(name, guid) != guid:
+            host.run(["zfs", "rename", point.name, f"{target}@{name}-{guid}"])
+
+
+class ReceiveSink:
+    """``zfs receive`` into a dataset.
+
+    Args:
+        host: where zfs is.
+        target: the dataset, or ``DATASET@SNAPSHOT``.
+        flags: for ``zfs receive``.
+        manifest: of the archive.
+        link: what of it is received, each substream by its own ``zfs receive``; by
+            default all of it by one.
+        later: flags for all but the first of several.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        target: str,
+        flags: Sequence[str],
+        manifest: Manifest,
+        link: Link | None = None,
+        later: Sequence[str] = ("-F",),
+    ) -> None:
+        self._host = host
+        self._target = target
+        self._manifest = manifest
+        self._link = link
+        self._later = later
+        self._ended = False
+        self._process = self._start(flags)
+
+    def write(self, data: memoryview) -> None:
+        """Write to the receiver.
+
+        Raises:
+            CommandError: it gave up, with its own words.
+        """
+        if self._ended:
+            self._process = self._start(self._later)
+            self._ended = False
+        try:
+            self._process.write(data)
+        except BrokenPipeError:
+            result = self._process.finish()
+            raise CommandError(result.complaint(), hint=_hint(result.stderr)) from None
+
+    def end_part(self) -> None:
+        """A substream has come to its end, and another may follow.
+
+        Raises:
+            CommandError: the receiver failed.
+        """
+        self._wait()
+        self._ended = True
+
+    def finish(self) -> None:
+        """Wait for the receiver and compare GUIDs.
+
+        Raises:
+            CommandError: it failed.
+            DamagedError: what it received is another snapshot.
+        """
+        if not self._ended:
+            self._wait()
+        stream = self._manifest.stream
+        assert stream is not None
+        dataset = self._target.partition("@")[0]
+        taken = stream.substreams if self._link is None else self._link.taken
+        tree = len({part.name.partition("@")[0] for part in taken}) > 1
+        listing = list_tree(self._host, [dataset], deep=tree)
+        there = {str(p.guid) for d in listing.below(dataset) for p in d.snapshots}
+        for part in taken:
+            if part.guid not in there:
+                raise DamagedError(f"{part.name} was received with another guid")
+
+    def abandon(self) -> None:
+        """Kill the receiver before it sees an end; it keeps nothing."""
+        if not self._ended:
+            self._process.destroy()
+
+    def _start(self, flags: Sequence[str]) -> Process:
+        return self._host.spawn(receive_argv(self._target, flags), stdin=True)
+
+    def _wait(self) -> None:
+        result = self._process.finish()
+        if result.code != 0:
+            raise CommandError(result.complaint(), hint=_hint(result.stderr))
+
+
+def _hint(words: str) -> str:
+    if "has been modified" in words:
+        return "pass --force to let zfs receive roll it back (-F)"
+    return ""

@@ -8,6 +8,7 @@ COMMANDS = (
     "cat",
     "check-config",
     "clean",
+    "marks",
     "diff",
     "extract",
     "find",

@@ -144,6 +144,9 @@ class BgpSpeaker:
         self._stance = Stance.GONE
         self._rank = 0
         self._told: dict[str, Announcement] = {}
+        # What a former daemon has announced stays until this one has said something.
+        self._first = True
+        self._known = False
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._answers: asyncio.Queue[str] = asyncio.Queue()
@@ -176,10 +179,11 @@ class BgpSpeaker:
             BgpError: ExaBGP refused or did not answer, so routers may still send
                 packets here: keep the address.
         """
-        if self._stance is Stance.GONE:
+        if self._stance is Stance.GONE and not self._first:
             return
-        await self._become(Stance.LEAVING, self._rank)
-        await asyncio.sleep(self._shift)
+        if self._stance is not Stance.GONE:
+            await self._become(Stance.LEAVING, self._rank)
+            await asyncio.sleep(self._shift)
         await self._become(Stance.GONE, self._rank)
         if self._writer is None:
             raise BgpError(
@@ -216,15 +220,18 @@ class BgpSpeaker:
         async with self._lock:
             if (stance, rank) != (self._stance, self._rank):
                 self._told_by(f"BGP: {stance.value} with rank {rank}")
-            self._stance, self._rank = stance, rank
+            self._stance, self._rank, self._known = stance, rank, True
             if self._writer is not None:
                 await self._tell()
 
     async def _tell(self) -> None:
         wish = wanted(self._virtuals, self._stance, self._rank, self._communities)
-        for command in commands(self._told, wish):
+        told = self._told
+        if self._first and self._stance is Stance.GONE:
+            told = wanted(self._virtuals, Stance.LEAVING, self._rank)
+        for command in commands(told, wish):
             await self._ask(command)
-        self._told = wish
+        self._told, self._first = wish, False
         self.problem = ""
 
     async def _ask(self, command: str) -> None:
@@ -288,5 +295,6 @@ class BgpSpeaker:
     async def _catch_up(self) -> None:
         async with self._lock:
             with contextlib.suppress(BgpError):
-                if self._writer is not None:
+                # Before we know how fit we are, routes stay as they are.
+                if self._writer is not None and self._known:
                     await self._tell()

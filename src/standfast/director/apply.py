@@ -157,6 +157,7 @@ class Daemon:
                 self._share_orders()
                 workers.append(asyncio.create_task(self.peering.work(self._own)))
             await elected.start()
+            self.mastership.begin()
             self.start_probes()
             self._notifier.tell("READY=1")
             stopping = asyncio.create_task(self._stop.wait())

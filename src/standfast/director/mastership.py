@@ -10,6 +10,7 @@ that a peer which can takes the addresses, and is tried again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +21,7 @@ from standfast.director.election.rank import (
     Fitness,
     RankPolicy,
     RankState,
+    inherited,
     step,
 )
 from standfast.errors import StandfastError
@@ -88,6 +90,8 @@ class Mastership:
         self._say = say
         self._due = asyncio.Event()
         self._role = Role.INIT
+        self._begun = False
+        self._fresh = True
         self._barred_until = float("-inf")
         self._barred_for = BARRED_SECONDS[0]
         self.election: Election | None = None
@@ -100,6 +104,11 @@ class Mastership:
     def role(self) -> Role:
         """What this node is now."""
         return self.election.role if self.election else Role.INIT
+
+    def begin(self) -> None:
+        """Say that the election has begun."""
+        self._begun = True
+        self.review()
 
     def review(self) -> None:
         """Say that something has changed which the rank depends on."""
@@ -128,19 +137,34 @@ class Mastership:
         loop = asyncio.get_running_loop()
         while True:
             self._due.clear()
+            if not self._begun or self._plane.loaded() is None:
+                # Nothing is known yet, and what a former daemon has set stands.
+                await self._pause()
+                continue
             if self.role is Role.MASTER and self._plane.unproved:
                 await self._prove()
-            rank = step(self._policy(), self.rank, self._fitness(), loop.time())
+            rank = self._reviewed(loop.time())
             if rank.rank != self.rank.rank:
                 self._say(f"rank {self.rank.rank} -> {rank.rank}: {rank.reason}")
             changed, self.rank = rank != self.rank, rank
             if changed and self.election is not None:
                 self.election.set_rank(rank.rank, rank.reason)
-            try:
-                async with asyncio.timeout(RANK_EVERY):
-                    await self._due.wait()
-            except TimeoutError:
-                continue
+            await self._pause()
+
+    def _reviewed(self, now: float) -> RankState:
+        policy, fitness = self._policy(), self._fitness()
+        # The door was open when we came, so a former daemon held the addresses. An
+        # election of our own has to be won all the same: the peer may have it now.
+        kind = self._config().file.election.kind
+        fresh, self._fresh = self._fresh, False
+        if fresh and not self._plane.guard and kind not in MOVES_ITSELF:
+            return inherited(policy, fitness, now)
+        return step(policy, self.rank, fitness, now)
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RANK_EVERY):
+                await self._due.wait()
 
     async def follow(self) -> None:
         """Do what each change of role asks for, until the election ends."""

@@ -172,6 +172,15 @@ def step(
     return replace(state, rank=rank, reason=waiting, deserved=deserved, since=since)
 
 
+def inherited(policy: RankPolicy, fitness: Fitness, now: float) -> RankState:
+    """Return what a node claims that held the addresses before its daemon began.
+
+    At once what it deserves: a restart is no reason to move an address.
+    """
+    deserved, reason = deserved_rank(policy, fitness)
+    return RankState(deserved, reason, deserved, now)
+
+
 def _restarts(state: RankState, deserved: int) -> bool:
     """A fall while waiting, or the first rise, starts the wait anew."""
     return state.deserved <= state.rank or deserved < state.deserved

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-director test check bench bench-tune setup system clean
+.PHONY: demo demo-director test test-openzfs check bench bench-tune setup system clean
 
 setup: system $(VENV)/ready
 
@@ -23,6 +23,9 @@ demo-director: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-openzfs: setup
+	$(BIN)/python tools/openzfs.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -41,6 +41,7 @@ def there_and_back(
     assert guid == pool.zfs("get", "-Hp", "-o", "value", "guid", f"{name}@s1").strip()
 
 
+@pytest.mark.zfs_any
 def test_directory(standfast: Standfast, vault: Made, pool: Pool, dataset: str) -> None:
     """A snapshot comes back from a directory, file for file, with its GUID."""
     there_and_back(standfast, vault, pool, dataset, "from-directory")
@@ -68,6 +69,7 @@ def test_names_stay_secret(standfast: Standfast, vault: Made, dataset: str) -> N
             assert dataset.encode() not in path.read_bytes()
 
 
+@pytest.mark.zfs_any
 def test_recovery_text(
     standfast: Standfast, vault: Made, pool: Pool, dataset: str
 ) -> None:

@@ -36,14 +36,12 @@ from standfast.backup.marks import (
 )
 from standfast.backup.minisign import PublicKey
 from standfast.backup.plan import SendPlan, plan_send, send_words
-from standfast.backup.resume import CannotResumeError, find_resumable, prepare
+from standfast.backup.resume import choose_draft
 from standfast.backup.send import (
     CommandProducer,
     Draft,
     Outcome,
     archive_kind,
-    begun_of,
-    new_draft,
     send_archive,
 )
 from standfast.errors import CommandError
@@ -174,7 +172,7 @@ def begin(
         StoreError: the store cannot be asked about what was interrupted.
     """
     plan = plan_send(chain, request, size_of(source, chain, request))
-    draft = _draft(source, plan, sender.level)
+    draft = choose_draft(source.vault, plan, sender.level, source.note)
     site = _site(source, request)
     try:
         _tidy(source, site, request)
@@ -229,25 +227,6 @@ def _site(source: Source, request: Request) -> Site:
         tree=request.tree,
         bookmarks=source.listing.bookmarks,
     )
-
-
-def _draft(source: Source, plan: SendPlan, level: int) -> Draft:
-    vault = source.vault
-    found = find_resumable(vault, begun_of(vault, plan, level))
-    if found is None:
-        return new_draft(vault, plan, level)
-    try:
-        draft = prepare(vault, found)
-    except CannotResumeError as error:
-        vault.state.give_up(found.archive)
-        source.note(f"begins anew: {error.message}")
-        return new_draft(vault, plan, level)
-    size = sum(segment.size for segment in draft.segments.values())
-    source.note(
-        f"goes on with archive {draft.archive}: {len(draft.segments)} segments, "
-        f"{size} bytes, are stored already"
-    )
-    return draft
 
 
 def _tidy(source: Source, site: Site, request: Request) -> None:

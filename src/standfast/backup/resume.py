@@ -13,10 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from standfast.backup.model import SIGNATURE, Segment, archive_folder, segment_name
-from standfast.backup.send import Draft
+from standfast.backup.send import Draft, begun_of, new_draft
 from standfast.errors import StandfastError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standfast.backup.plan import SendPlan
     from standfast.backup.underway import Begun, Resumable
     from standfast.backup.vault import Vault
 
@@ -74,3 +77,34 @@ def prepare(vault: Vault, found: Resumable) -> Draft:
             f"what is left in {folder} cannot be removed: {error.message}"
         ) from None
     return Draft(found.archive, found.key, found.begun, good)
+
+
+def choose_draft(
+    vault: Vault, plan: SendPlan, level: int, note: Callable[[str], None]
+) -> Draft:
+    """Return an interrupted archive of the same plan to go on with, or a new one.
+
+    Args:
+        vault: where to.
+        plan: what; it names a snapshot.
+        level: zstd level.
+        note: told which it is, where there was one.
+
+    Raises:
+        StoreError: the store cannot be asked about what was interrupted.
+    """
+    found = find_resumable(vault, begun_of(vault, plan, level))
+    if found is None:
+        return new_draft(vault, plan, level)
+    try:
+        draft = prepare(vault, found)
+    except CannotResumeError as error:
+        vault.state.give_up(found.archive)
+        note(f"begins anew: {error.message}")
+        return new_draft(vault, plan, level)
+    size = sum(segment.size for segment in draft.segments.values())
+    note(
+        f"goes on with archive {draft.archive}: {len(draft.segments)} segments, "
+        f"{size} bytes, are stored already"
+    )
+    return draft

@@ -463,7 +463,7 @@ def _reserve(
 def _step(
     state: str, statement: Statement, sums: bytes, plan: SendPlan, manifest: Manifest
 ) -> Sent:
-    ours = plan.dataset is not None and manifest.stream is not None
+    stream = manifest.stream if plan.guid is not None else None
     return Sent(
         archive=statement.archive,
         sequence=statement.sequence,
@@ -471,9 +471,9 @@ def _step(
         sums=hashlib.sha256(sums).hexdigest(),
         name=manifest.name,
         time=statement.time,
-        guid=manifest.stream.guid if manifest.stream and ours else "",
-        dataset=str(plan.dataset) if ours else "",
-        kind=archive_kind(manifest, tree=plan.tree) if ours else "",
+        guid="" if stream is None else stream.guid,
+        dataset="" if plan.dataset is None else str(plan.dataset),
+        kind="" if stream is None else archive_kind(manifest, tree=plan.tree),
     )
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from standfast.cli.backup_browse import add_browse
+from standfast.cli.old_script import add_old_script
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +38,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_run(commands)
     _add_check_config(commands)
     _add_marks(commands)
+    add_old_script(commands, _command, _dry_run)
 
 
 def _command(

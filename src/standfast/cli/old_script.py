@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     Command = Callable[..., argparse.ArgumentParser]
     Flags = Callable[[argparse.ArgumentParser], None]

@@ -21,6 +21,7 @@ from standfast.zfs.attributes import (
     parse_znode,
     sa_registry_value,
 )
+from standfast.zfs.extents import FOREVER
 from standfast.zfs.objects import walk
 from standfast.zfs.zap import zap_entries
 
@@ -210,10 +211,14 @@ class FileSystem:
 
     def _attributes(self, state: ObjectState) -> Attributes:
         if state.bonus_kind == ZNODE_BONUS:
-            return parse_znode(state.bonus, state.order)
-        if state.bonus_kind == SA_BONUS:
-            return parse_sa(state.bonus, state.spill, self._table, state.order)
-        raise StreamError(f"object {state.number} is no file")
+            found = parse_znode(state.bonus, state.order)
+        elif state.bonus_kind == SA_BONUS:
+            found = parse_sa(state.bonus, state.spill, self._table, state.order)
+        else:
+            raise StreamError(f"object {state.number} is no file")
+        if found.size >= FOREVER:
+            raise StreamError(f"a size of {found.size} bytes cannot be")
+        return found
 
     def _must(self, number: int) -> ObjectState:
         state = self._objects.state(number)

@@ -17,10 +17,10 @@ from standfast.backup.browse.making import IndexMaker
 from standfast.backup.browse.plaintext import Plaintext, Sealed
 from standfast.backup.browse.stored import open_outline, stored_reader
 from standfast.backup.opening import Recognised, segments
-from standfast.backup.proof import COMMITTED
+from standfast.backup.proof import COMMITTED, REFUSED
 from standfast.backup.restore import manifests_of
 from standfast.backup.send import Guard
-from standfast.backup.verify import compare_stream
+from standfast.backup.verify import compare_stream, refuse
 from standfast.errors import DamagedError, UsageError
 from standfast.zfs.filesystem import FileSystem, Volume
 from standfast.zfs.objects import Objects
@@ -81,6 +81,8 @@ class Browser:
         self._sealed = {
             a.id: Sealed(a, manifests[a.id]) for a in whole if a.id in manifests
         }
+        self._refused = [a for a in survey.archives if a.standing == REFUSED]
+        self._unread = failed
         self.left_out: dict[str, str] = {k: e.message for k, e in failed.items()}
         for archive in survey.archives:
             if archive.standing != COMMITTED and archive.findings:
@@ -94,19 +96,19 @@ class Browser:
         """Return the point that a person means.
 
         Raises:
-            UsageError: there is none; the hint says so if some archives do not count.
+            UsageError: there is none.
+            DamagedError: there is none among the archives that count, and some do
+                not, for damage; it may be in these.
+            NotTrustedError: the same, for the want of a trusted signature.
         """
         try:
             return self.catalogue.find(wanted)
-        except UsageError as error:
-            if not self.left_out:
-                raise
-            archive, why = next(iter(self.left_out.items()))
-            more = f" and {len(self.left_out) - 1} more" * (len(self.left_out) > 1)
-            raise UsageError(
-                error.message,
-                hint=f"archive {archive}{more} does not count here: {why}",
-            ) from None
+        except UsageError:
+            for archive in self._refused:
+                refuse(archive)
+            for error in self._unread.values():
+                raise error from None
+            raise
 
     def tree(self, point: Point) -> FileSystem:
         """Return a snapshot's files.

@@ -29,6 +29,8 @@ _AGAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEPT_FOLDERS = 64
 # Owners' ids above this stand for entries of a table of domains.
 _LARGEST_ID = (1 << 32) - 2
+# Nanoseconds from 1970 either way: some 292 years.
+_FARTHEST = (1 << 63) - 1
 
 # A path below the target: names, none of them special.
 Names = tuple[bytes, ...]
@@ -62,11 +64,23 @@ class Place:
         os.close(self._top)
 
     def taken(self, names: Names) -> bool:
-        """Return whether something lies at a path whose folder is there."""
-        with contextlib.suppress(FileNotFoundError), self._above(names) as fd:
-            os.stat(names[-1], dir_fd=fd, follow_symlinks=False)
-            return True
-        return False
+        """Return whether something lies at a path.
+
+        Raises:
+            UsageError: what should be a folder on the way is none.
+        """
+        try:
+            with self._above(names) as fd:
+                os.stat(names[-1], dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            shown = b"/".join(names).decode("utf-8", "backslashreplace")
+            raise UsageError(
+                f"cannot write {shown}: {(error.strerror or 'error').lower()}",
+                hint="links are not followed; name another folder with --to",
+            ) from None
+        return True
 
     def make_folder(self, names: Names) -> None:
         """Make a folder, for its owner alone until it is finished.
@@ -216,7 +230,12 @@ class Place:
 
 
 def _times(attributes: Attributes) -> tuple[int, int]:
-    return attributes.atime, attributes.mtime
+    """Return access and change in nanoseconds, cut to what any system can hold."""
+    atime, mtime = (
+        max(-_FARTHEST, min(_FARTHEST, when))
+        for when in (attributes.atime, attributes.mtime)
+    )
+    return atime, mtime
 
 
 def _set_xattrs(fd: int, xattrs: Mapping[str, bytes]) -> list[str]:

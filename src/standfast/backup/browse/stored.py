@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from standfast.backup.age import AgeError, SealedFile
 from standfast.backup.model import INDEX_OBJECT
-from standfast.errors import DamagedError, NotFoundError
+from standfast.errors import DamagedError, NoIdentityError, NotFoundError
 from standfast.units import KIB, MIB
 from standfast.zfs.outline import Outline, Root
 
@@ -39,7 +39,7 @@ def open_outline(index: Index, read: Read, identity: X25519Identity) -> Outline:
     """
     try:
         sealed = SealedFile(read, index.object_size, [identity])
-    except AgeError as error:
+    except (AgeError, NoIdentityError) as error:
         raise DamagedError(f"{INDEX_OBJECT}: {error.message}") from None
     root = Root(offset=index.offset, size=index.size, sha256=index.sha256)
     return Outline(sealed.read, root)

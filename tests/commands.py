@@ -22,8 +22,11 @@ COMMANDS = (
     "restore-legacy",
     "run",
     "send",
+    "status",
     "verify",
 )
+# Their exit statuses are a monitor's.
+MONITORS = {"status"}
 
 
 def listed(usage: str) -> list[str]:

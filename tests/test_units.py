@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from standfast.errors import UsageError
 from standfast.units import (
+    age_text,
     duration_text,
     parse_duration,
     parse_rate,
@@ -96,3 +97,9 @@ def test_a_printed_duration(seconds: float) -> None:
         assert abs(total - seconds) <= 0.5
     else:
         assert abs(float(text.removesuffix(" s")) - seconds) <= 0.051
+
+
+def test_ages_are_rough() -> None:
+    ages = {0: "0 s", 59: "59 s", 60: "1 min", 7199: "119 min", 7200: "2 h"}
+    for seconds, text in {**ages, 47 * 3600: "47 h", 172_800: "2 d", -5: "0 s"}.items():
+        assert text == age_text(seconds)

@@ -74,3 +74,12 @@ def duration_text(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02}:{secs:02}"
     return f"{minutes}:{secs:02}"
+
+
+def age_text(seconds: float) -> str:
+    """Return ``42 s``, ``12 min``, ``5 h`` or ``3 d``: how long ago, roughly."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        # A day and a half is told in hours.
+        if seconds >= unit * (2 if name != "min" else 1):
+            return f"{int(seconds // unit)} {name}"
+    return f"{max(0, int(seconds))} s"

@@ -39,6 +39,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_check_config(commands)
     _add_marks(commands)
     add_old_script(commands, _command, _dry_run)
+    _add_status(commands)
 
 
 def _command(
@@ -359,3 +360,31 @@ def _add_marks(commands: Any) -> None:  # noqa: ANN401
         each.add_argument("datasets", metavar="DATASET", nargs="+")
         each.add_argument("--vault", metavar="VAULT", help="an address, or an id")
     _dry_run(released)
+
+
+MONITORING = """
+EXIT STATUS
+  0 ok   1 warning   2 critical, or a mistake in the call or the configuration
+  3 unknown; of several the worst   130 interrupted; any other: unknown
+"""
+
+
+def _add_status(commands: Any) -> None:  # noqa: ANN401
+    parser = _command(
+        commands,
+        "status",
+        "how well the backups are; for people and for monitors",
+        "backup_status:status",
+    )
+    parser.epilog = MONITORING
+    _config(parser)
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask no vault; go by what this machine remembers",
+    )
+    parser.add_argument(
+        "--textfile",
+        metavar="FILE",
+        help="write it for Prometheus too, as in .../textfile/standfast.prom",
+    )

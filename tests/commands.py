@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 COMMANDS = (
+    "audit",
     "cat",
     "check-config",
     "clean",

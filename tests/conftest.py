@@ -351,8 +351,11 @@ def run_quietly(*argv: object) -> None:
     subprocess.run([*map(str, argv)], check=True, capture_output=True, timeout=60)
 
 
-def start_sshd(folder: Path, shell: str) -> Iterator[Sshd]:
-    """Start an sshd whose one user has the given login shell."""
+def start_sshd(folder: Path, shell: str, more: str = "") -> Iterator[Sshd]:
+    """Start an sshd whose one user has the given login shell.
+
+    ``more`` is added to its configuration.
+    """
     need("ssh", "ssh-keygen", "useradd", Path(shell).name)
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(sshd).exists():
@@ -373,19 +376,19 @@ def start_sshd(folder: Path, shell: str) -> Iterator[Sshd]:
         keys = home / ".ssh" / "authorized_keys"
         shutil.copy(folder / "client.pub", keys)
         run_quietly("chown", "-R", user, home)
-        yield from _serve(folder, sshd, user, home)
+        yield from _serve(folder, sshd, user, home, more)
     finally:
         subprocess.run(["pkill", "-KILL", "-u", user], check=False)
         subprocess.run(["userdel", "-f", user], capture_output=True, check=False)
 
 
-def _serve(folder: Path, sshd: str, user: str, home: Path) -> Iterator[Sshd]:
+def _serve(folder: Path, sshd: str, user: str, home: Path, more: str) -> Iterator[Sshd]:
     port = free_port()
     config = folder / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\n"
         "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPidFile none\n"
-        f"AllowUsers {user}\nPrintMotd no\nMaxStartups 50\n"
+        f"AllowUsers {user}\nPrintMotd no\nMaxStartups 50\n{more}"
     )
     public = (folder / "host.pub").read_text()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")

@@ -92,12 +92,14 @@ class SealingLine:
         recipe: Recipe,
         progress: Callable[[int, int], None],
         past: Past | None = None,
+        see: Callable[[str, memoryview], None] = lambda _name, _data: None,
     ) -> None:
         self._store = store
         self._folder = folder
         self._recipe = recipe
         self._progress = progress
         self._past = past
+        self._see = see
         self._workers = worker_count(recipe.segment_size)
         self._plain: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[_Place] = queue.SimpleQueue()
@@ -196,6 +198,7 @@ class SealingLine:
                 )
                 if self._past is not None:
                     self._past.notes.add(index, segment)
+                self._see(segment_name(index), sealed)
                 self._store.put(f"{self._folder}/{segment_name(index)}", sealed)
         finally:
             self._places.put(place)

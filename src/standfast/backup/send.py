@@ -18,6 +18,7 @@ import msgspec
 
 from standfast import __version__
 from standfast.backup.age import encrypt
+from standfast.backup.audit import Journal, Sampler
 from standfast.backup.browse.making import IndexMaker
 from standfast.backup.model import (
     FORMAT,
@@ -339,13 +340,16 @@ def send_archive(
     maker = IndexMaker(recipe.recipient) if sender.index else None
     guard = Guard(plan, maker)
     folder = archive_folder(draft.archive)
+    sampler = Sampler(draft.archive)
     with vault.state.sending(draft.archive) as notes:
         past = None
         if draft.begun is not None:
             if notes.is_new():
                 notes.begin(draft.begun, draft.key)
             past = Past(notes, draft.segments, draft.changed.append)
-        line = SealingLine(vault.store, folder, recipe, sender.progress, past)
+        line = SealingLine(
+            vault.store, folder, recipe, sender.progress, past, sampler.see
+        )
         segments = line.run(producer.read, guard.see, producer.stop)
         producer.finish()
         facts = guard.finish()
@@ -357,7 +361,7 @@ def send_archive(
         )
         index = _put_index(vault, folder, facts, maker, sender)
         manifest = msgspec.structs.replace(manifest, index=index)
-        outcome = _put_manifest(vault, plan, manifest, recipe, sender)
+        outcome = _put_manifest(vault, plan, manifest, recipe, sender, sampler)
     return replace(outcome, reused=_reused(draft, segments))
 
 
@@ -386,13 +390,20 @@ def _put_index(
 
 
 def _put_manifest(
-    vault: Vault, plan: SendPlan, manifest: Manifest, recipe: Recipe, sender: Sender
+    vault: Vault,
+    plan: SendPlan,
+    manifest: Manifest,
+    recipe: Recipe,
+    sender: Sender,
+    sampler: Sampler,
 ) -> Outcome:
-    """Store the manifest, and commit."""
+    """Store the manifest, and commit; then keep what the host can be asked."""
     sealed = encrypt(encode(manifest), [recipe.recipient])
+    sampler.see(MANIFEST_OBJECT, sealed)
     name = f"{archive_folder(manifest.archive)}/{MANIFEST_OBJECT}"
     vault.store.put(name, sealed)
     outcome = _commit(vault, plan, manifest, sealed, sender)
+    Journal(vault.state).add(sampler.challenges())
     sender.progress(0, len(sealed))
     return outcome
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from standfast.cli.backup_browse import add_browse
 from standfast.cli.old_script import add_old_script
+from standfast.cli.backup_far import add_far
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +41,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_marks(commands)
     add_old_script(commands, _command, _dry_run)
     _add_status(commands)
+    add_far(commands, _command, _signer, _dry_run)
 
 
 def _command(

@@ -12,14 +12,14 @@ Only digests travel for a keyless check: the far end hashes with ``sha256sum``
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
-import tarfile
+import threading
 from typing import TYPE_CHECKING
 
 from standfast.backup.model import PART_PREFIX
 from standfast.backup.stores import Entry
+from standfast.backup.stores.tar_stream import TarReader
 from standfast.errors import (
     AlreadyThereError,
     HostUnreachableError,
@@ -44,6 +44,8 @@ DONE = b"standfast-done\n"
 WRITE_BYTES = 256 * KIB
 # Noise from login scripts before the mark; more than this is no login script.
 NOISE_BYTES = 64 * KIB
+# How long a far end that has answered may still take what it was given.
+FEED_SECONDS = 5.0
 
 GONE, TAKEN, NOT_A_FILE, CUT = 40, 41, 42, 43
 # ssh reports a failed connection so; `cat` below a dead connection may also end by
@@ -236,23 +238,25 @@ class SshStore:
         """Fetch many objects as one tar stream; see Store."""
         if not names:
             return {}
-        result = self._call("get_small", stdin="".join(f"{n}\n" for n in names))
-        body = self._body(result)
-        wanted = set(names)
+        lines = "".join(f"{name}\n" for name in names)
+        broken = ""
         found: dict[str, bytes] = {}
-        if not body:
-            return found
-        try:
-            with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
-                for member in archive:
-                    name = member.name.removeprefix("./")
-                    source = archive.extractfile(member) if member.isreg() else None
-                    if source is not None and name in wanted and member.size <= limit:
-                        found[name] = source.read()
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise StoreError(
-                f"{self.address} sent no tar archive: {error}", transient=True
-            ) from None
+        end = b""
+        with self._script("get_small") as process:
+            with _fed(process, lines.encode()):
+                tar = TarReader(process.read, bytes(_after_mark(process)))
+                try:
+                    found = dict(tar.members(set(names), limit))
+                    end = tar.rest()
+                except StoreError as error:
+                    broken = f"{self.address}: {error.message}"
+                    if not _ends(process):
+                        raise StoreError(broken, transient=True) from None
+            result = self._finish(process)
+        if broken and result.code == 0:
+            raise StoreError(broken, transient=True)
+        if not end.endswith(DONE):
+            raise self._failure(result)
         return found
 
     def entries(self) -> list[Entry]:
@@ -283,20 +287,21 @@ class SshStore:
         """Give lines to a script, and yield the sums of what is wanted."""
         if not wanted:
             return
+        done = False
         with self._script(verb) as process:
-            process.write(given.encode())
-            process.close_stdin()
-            part = bytes(_after_mark(process)) or process.read()
-            rest = b""
-            done = False
-            while part:
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    done = done or line + b"\n" == DONE
-                    match = _DIGEST_LINE.fullmatch(line.decode(errors="replace"))
-                    if match is not None and match.group(2) in wanted:
-                        yield match.group(2), match.group(1)
-                part = process.read()
+            with _fed(process, given.encode()):
+                part = bytes(_after_mark(process)) or process.read()
+                rest = b""
+                while part:
+                    *lines, rest = (rest + part).split(b"\n")
+                    # No sum is so long: whoever sends no line feed fills no memory.
+                    rest = rest[-NOISE_BYTES:]
+                    for line in lines:
+                        done = done or line + b"\n" == DONE
+                        match = _DIGEST_LINE.fullmatch(line.decode(errors="replace"))
+                        if match is not None and match.group(2) in wanted:
+                            yield match.group(2), match.group(1)
+                    part = process.read()
             result = self._finish(process)
         if not done:
             raise self._failure(result)
@@ -371,6 +376,43 @@ class SshStore:
         cut_short = result.code == 0 or result.code < 0 or result.code > _SIGNALLED
         reason = last_line(result.stderr) if result.stderr else "it gave no reason"
         return StoreError(f"{self.address}: {reason}", transient=cut_short)
+
+
+@contextlib.contextmanager
+def _fed(process: Process, data: bytes) -> Iterator[None]:
+    """Write to a process in a thread, so that it may answer before it has read all.
+
+    Whoever reads the answer only after the last word was written waits for ever once
+    all pipes on the way are full. When the block ends the answer has been read; what
+    the process has not taken by then it never will.
+    """
+
+    def feed() -> None:
+        # The process may end, or be killed, before it has read all.
+        with contextlib.suppress(OSError):
+            process.write(data)
+            process.close_stdin()
+
+    thread = threading.Thread(target=feed, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        thread.join(FEED_SECONDS)
+        if thread.is_alive():
+            process.kill()
+            thread.join()
+
+
+def _ends(process: Process) -> bool:
+    """Return whether a script whose output makes no sense comes to its end soon."""
+    left = NOISE_BYTES
+    while left > 0 and (part := process.read(left)):
+        left -= len(part)
+    return left > 0
 
 
 def _after_mark(process: Process) -> bytearray:

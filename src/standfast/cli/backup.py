@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from standfast.cli.backup_browse import add_browse
-from standfast.cli.old_script import add_old_script
 from standfast.cli.backup_far import add_far
+from standfast.cli.old_script import add_old_script
 
 if TYPE_CHECKING:
     import argparse

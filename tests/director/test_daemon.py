@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -61,6 +62,32 @@ def test_drain_status_where_undrain(rig: Rig) -> None:
     places = json.loads(director(rig, "where", "10.50.0.2:4444", "--json").stdout)
     assert {"h1", "h2"} >= {row["backend"] for row in places["places"]}
     assert 0 == director(rig, "undrain", "h3").returncode
+
+
+def test_the_machine_s_screen_shows_the_director(rig: Rig) -> None:
+    """``standfast status``: well, then with a backend that is down."""
+    command = [sys.executable, "-m", "standfast", "status", "--offline", "--json"]
+    command += ["--socket", str(rig.folder / "a.ctl")]
+
+    def part() -> tuple[str, list[str]]:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False
+        )
+        parts = {p["part"]: p for p in json.loads(done.stdout)["parts"]}
+        found = parts["service"]
+        return found["state"], [remark["text"] for remark in found["remarks"]]
+
+    assert ("ok", []) == part()
+    before = rig.pid("h2")
+    os.kill(before, signal.SIGSTOP)
+    try:
+        rig.wait(lambda: rig.states("a")["h2"] == "down", "h2 is not seen to hang")
+        state, texts = part()
+        assert "warning" == state
+        assert any(text.startswith("h2 is down") for text in texts)
+    finally:
+        os.kill(before, signal.SIGCONT)
+    rig.wait_up("a")
 
 
 def test_the_last_that_serves_is_not_taken_out(rig: Rig) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 AREAS = {
     "backup": "ZFS snapshots off-site: encrypted, proven whole, restorable",
     "director": "the network layer before HAProxy: health, steering, failover",
+    "status": "one screen for the whole machine: service, backups, kernel memory",
     "tune": "ZFS memory settings: what boots, what does not, and what to set instead",
 }
 

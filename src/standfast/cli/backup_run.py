@@ -75,6 +75,15 @@ def load_config(session: Session) -> tuple[str, Config]:
         UsageError: there is none, others may write it, or something in it is wrong.
     """
     path = session.arguments.config or find_config()
+    return path, read_config(path)
+
+
+def read_config(path: str) -> Config:
+    """Return the configuration in a file.
+
+    Raises:
+        UsageError: there is none, others may write it, or something in it is wrong.
+    """
     try:
         _check_owner(path)
         text = Path(path).read_text(encoding="utf-8")
@@ -86,7 +95,7 @@ def load_config(session: Session) -> tuple[str, Config]:
         ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} holds no text") from None
-    return path, parse_config(text, path)
+    return parse_config(text, path)
 
 
 def find_config() -> str:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-director test test-openzfs check bench bench-tune setup system clean
+.PHONY: demo demo-browse demo-director test test-openzfs check bench bench-tune setup system clean
 
 setup: system $(VENV)/ready
 
@@ -17,6 +17,9 @@ $(VENV)/ready: pyproject.toml
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+demo-browse: setup
+	$(BIN)/python tools/browse.py
 
 demo-director: setup
 	$(BIN)/standfast director lab

@@ -197,7 +197,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         with scratch.folder("standfast-demo-", _roomy()) as place:
-            demo = Demo(place, _environment(place))
+            demo = Demo(place, environment(place))
             _steps(demo)
     except (Failed, OSError) as failure:
         print(f"\nFAILED: {failure}")
@@ -348,7 +348,7 @@ def _show(vault: Path) -> None:
             print(f"  {path.stat().st_size:>10}  {path.relative_to(vault)}")
 
 
-def _environment(place: Path) -> dict[str, str]:
+def environment(place: Path) -> dict[str, str]:
     path = [os.environ.get("PATH", os.defpath), *scratch.SBIN]
     return {
         "PATH": os.pathsep.join(path),

@@ -97,7 +97,8 @@ def pool(place: Path, size: int) -> Iterator[str]:
         finally:
             # A receiver that is being killed may hold it a moment longer.
             destroyed = ["zpool", "destroy", "-f", name]
-            _wait(lambda: quiet(*destroyed).returncode == 0, "zpool destroy")
+            # On a busy machine zfs-fuse lets go of a mount half a minute later.
+            _wait(lambda: quiet(*destroyed).returncode == 0, "zpool destroy", 90)
 
 
 @contextlib.contextmanager
@@ -270,9 +271,9 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _wait(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TRY_SECONDS
+def _wait(ready: Callable[[], bool], what: str, seconds: float = TRY_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise Unavailable(f"waited {TRY_SECONDS} s for {what}")
+            raise Unavailable(f"waited {seconds:g} s for {what}")
         time.sleep(0.05)

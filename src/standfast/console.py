@@ -65,6 +65,10 @@ class Console:
         if self.loudness >= 0:
             write(sys.stderr, f"standfast: {text}")
 
+    def complain(self, text: str) -> None:
+        """Tell what failed, to the quiet as well."""
+        write(sys.stderr, f"standfast: {text}")
+
     def detail(self, text: str) -> None:
         """Tell something that only the curious want."""
         if self.loudness > 0:

@@ -186,6 +186,21 @@ class RunReport:
             word = "verified" if verified.good else "NOT WHOLE"
             yield f"vault {verified.place} {word}: {verified.text}"
 
+    def complaints(self) -> Iterator[str]:
+        """Yield what failed, a line each, and nothing else."""
+        for job in self.jobs:
+            for place in job.places:
+                if place.error:
+                    yield f"job {job.name} to {place.name}: {place.error}"
+                for row in place.rows:
+                    if row.state == FAILED and row.why != place.error:
+                        yield f"{row.dataset} to {place.name}: {row.why}"
+            if job.error:
+                yield f"job {job.name}: {job.error}"
+        for verified in self.verified:
+            if not verified.good:
+                yield f"vault {verified.place}: {verified.text}"
+
     def document(self) -> dict[str, Any]:
         """Return the same for a program."""
         return {

@@ -44,6 +44,10 @@ def run(session: Session) -> int:
     wanted = {place.name: place for job in jobs for place in job.places}
     report.verified += verify_due(wanted.values(), tools, places)
     session.console.result(report.document(), "\n".join(report.lines()))
+    if session.console.loudness < 0:
+        # Cron sends as mail what is printed, and only that.
+        for line in report.complaints():
+            session.console.complain(line)
     if report.did_something and not report.dry_run:
         _tell(session, config, report, failing)
     return int(report.status())

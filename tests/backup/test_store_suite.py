@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from faults import DyingPace, raise_died, retrying
+from places import Folder
 
 from standfast.backup.stores.directory import DirectoryStore
 from standfast.backup.stores.ssh import SshStore
@@ -20,45 +21,13 @@ from standfast.pace import Unlimited
 from standfast.testing.store import MemoryStore, StoreSuite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Sshd
 
-    from standfast.backup.stores import Buffer, Entry, Store
+    from standfast.backup.stores import Buffer, Entry
     from standfast.backup.stores.retry import RetryingStore
-
-
-@dataclasses.dataclass
-class Folder:
-    """A place in the file system, reached by any store."""
-
-    root: Path
-    store: Store
-    cut: Callable[[str, bytes], None]
-    foreign_owner: bool = False
-
-    def plant(self, name: str, kind: str, data: bytes = b"") -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "file":
-            path.write_bytes(data)
-        elif kind == "folder":
-            path.mkdir()
-        elif kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "link":
-            target = self.root.parent / f"target-of-{self.root.name}"
-            target.write_bytes(data)
-            path.symlink_to(target)
-        else:
-            path.symlink_to("nowhere")
-        if self.foreign_owner:
-            for made in self.root.rglob("*"):
-                os.chown(made, self.root.stat().st_uid, -1, follow_symlinks=False)
-
-    def put_cut(self, name: str, data: bytes) -> None:
-        self.cut(name, data)
 
 
 @dataclasses.dataclass

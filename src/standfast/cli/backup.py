@@ -20,7 +20,8 @@ EXIT STATUS
   13 damaged or incomplete   14 signature missing, wrong or not trusted
   130 interrupted; any other: failed
 
-VAULT is a directory, ssh://[user@]host[:port]/path or s3://bucket/prefix
+VAULT is a directory, ssh://[user@]host[:port]/path, the same with sftp://,
+  or s3://bucket/prefix
 """
 
 

@@ -177,24 +177,31 @@ class SshHost:
             return
         self._hang_up()
         self._folder = tempfile.mkdtemp(prefix="standfast-")
-        script = f"echo {READY.decode()}; exec cat >/dev/null"
         argv = self._ssh()
         argv[argv.index("ControlMaster=no")] = "ControlMaster=yes"
-        self._master = start(
-            [*argv, *self._target.flags(), f"exec /bin/sh -c {quote(script)}"],
-            stdin=True,
-        )
+        self._master = start([*argv, *self._holding()], stdin=True)
         if self._closed:
             self._master.kill()
+        if not self._is_up(self._master):
+            result = self._master.finish()
+            self._hang_up()
+            raise self._no_way(last_line(result.stderr))
+
+    def _holding(self) -> list[str]:
+        """Return ssh's last arguments for the session that holds the connection."""
+        script = f"echo {READY.decode()}; exec cat >/dev/null"
+        return [*self._target.flags(), f"exec /bin/sh -c {quote(script)}"]
+
+    def _is_up(self, master: Process) -> bool:
+        """Wait until the far end answers; return whether it did."""
         seen = b""
         while READY not in seen:
-            part = self._master.read()
+            part = master.read()
             if not part:
-                result = self._master.finish()
-                self._hang_up()
-                raise self._no_way(last_line(result.stderr))
+                return False
             # Login scripts may be chatty; the mark is all that counts.
             seen = seen[-len(READY) :] + part
+        return True
 
     def _no_way(self, reason: str) -> HostUnreachableError:
         words = [word for word in self._target.flags() if word != "--"]

@@ -154,8 +154,8 @@ def open_store(
     """Return the store at an address; nothing is touched yet.
 
     Args:
-        address: a directory, ``ssh://[user@]host[:port]/path`` or
-            ``s3://bucket/prefix``.
+        address: a directory, ``ssh://[user@]host[:port]/path``, the same with
+            ``sftp://``, or ``s3://bucket/prefix``.
         pace: holds back what is sent.
         tell: is told what a person should know of the place.
 
@@ -171,6 +171,10 @@ def open_store(
         from standfast.backup.stores.ssh import open_ssh_store  # noqa: PLC0415
 
         return open_ssh_store(rest, pace)
+    if scheme == "sftp":
+        from standfast.backup.stores.sftp import open_sftp_store  # noqa: PLC0415
+
+        return open_sftp_store(rest, pace)
     if scheme == "s3":
         from standfast.backup.stores.s3 import S3Store  # noqa: PLC0415
         from standfast.backup.stores.s3_address import parse_s3_address  # noqa: PLC0415
@@ -178,5 +182,6 @@ def open_store(
         return S3Store(parse_s3_address(address), pace, tell=tell)
     raise UsageError(
         f"not a vault address: {address}",
-        hint="write a directory, ssh://[user@]host[:port]/path or s3://bucket/prefix",
+        hint="write a directory, ssh://[user@]host[:port]/path, the same with sftp://, "
+        "or s3://bucket/prefix",
     )

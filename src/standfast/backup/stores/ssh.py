@@ -154,17 +154,27 @@ def open_ssh_store(rest: str, pace: Pace) -> SshStore:
     Raises:
         UsageError: it is not ``[user@]host[:port]/path``.
     """
+    target, path = split_address("ssh", rest)
+    return SshStore(SshHost(target), path, f"ssh://{rest}", pace)
+
+
+def split_address(scheme: str, rest: str) -> tuple[SshTarget, str]:
+    """Return where to and the path there, for what follows ``ssh://`` or ``sftp://``.
+
+    Raises:
+        UsageError: it is not ``[user@]host[:port]/path``.
+    """
     match = re.fullmatch(
         r"(?:([^@/]+)@)?(\[[^\]/]+\]|[^:/\[\]]+)(?::(\d{1,5}))?(/.*)", rest
     )
     if match is None or match.group(4) == "/":
         raise UsageError(
-            f"not an ssh address: ssh://{rest}",
-            hint="write ssh://[user@]host[:port]/path",
+            f"not an {scheme} address: {scheme}://{rest}",
+            hint=f"write {scheme}://[user@]host[:port]/path",
         )
     user, host, port, path = match.groups()
     target = SshTarget(host.strip("[]"), user or "", int(port) if port else None)
-    return SshStore(SshHost(target), path.removeprefix("/~/"), f"ssh://{rest}", pace)
+    return target, path.removeprefix("/~/")
 
 
 class SshStore:

@@ -63,6 +63,36 @@ def director_killed(rig: Rig) -> Finding:
     )
 
 
+def survivor_restarted(rig: Rig) -> Finding:
+    """After a drain and a power-off the other daemon is killed (-9) and restarted."""
+    pair(rig)
+    held = hold(rig, 12)
+    rig.clock.sleep(1.5)
+    rig.ask("a", do="drain", backend="h3")
+    rig.wait(lambda: _pins(rig) > 0, "no pins come to b")
+    rig.clock.sleep(1.2)
+    rig.power_off("a")
+    rig.wait(lambda: rig.role("b") == "master", "b does not take over")
+    rig.clock.sleep(1.0)
+    before = _pins(rig)
+    rig.kill("b", signal.SIGKILL)
+    rig.wait(lambda: not rig.alive("b"), "the daemon does not die")
+    rig.clock.sleep(1.0)
+    rig.start_director("b", election="vrrp")
+    rig.wait(lambda: rig.role("b") == "master", "b does not take up again")
+    rig.clock.sleep(1.0)
+    again = _pins(rig)
+    drains = rig.states("b")["h3"]
+    found = survived(rig, "survivor-restarted", held, STALL_BAR)
+    return Finding(
+        found.scenario,
+        f"{before} pins before, {again} after; h3 is still {drains}; {found.figures}",
+        f"as many; draining; {found.bar}",
+        found.held and 0 < before == again and drains == "draining",
+        {**found.numbers, "pins": [before, again]},
+    )
+
+
 def split(rig: Rig) -> Finding:
     """The cluster is cut in two and healed: the standby alone, then the holder."""
     pair(rig)
@@ -170,6 +200,7 @@ def under_carp(rig: Rig) -> Finding:
 
 SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     "director-killed": director_killed,
+    "survivor-restarted": survivor_restarted,
     "split": split,
     "forged": forged,
     "peer-keepalived": peer_keepalived,
@@ -191,6 +222,10 @@ def _taken_over(
         return took, "+".join(rig.holders())
     rig.wait(lambda: rig.holders() == ["b"], "a keeps the address")
     return took, rig.clock.monotonic() - start
+
+
+def _pins(rig: Rig) -> int:
+    return int(rig.ask("b", do="status", backends=[])["peer"]["pins"])
 
 
 def _settled(rig: Rig, name: str) -> bool:

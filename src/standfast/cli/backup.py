@@ -350,7 +350,9 @@ def _add_check_config(commands: Any) -> None:  # noqa: ANN401
 
 def _add_marks(commands: Any) -> None:  # noqa: ANN401
     text = "our bookmarks, holds and properties"
-    parser = commands.add_parser("marks", help=text, description=text)
+    parser = commands.add_parser(
+        "marks", help=text, description=text, epilog=EXIT_STATUS
+    )
     inner = parser.add_subparsers(metavar="COMMAND", required=True)
     listed = _command(inner, "list", "show them", "backup_marks:list_marks")
     released = _command(

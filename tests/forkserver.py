@@ -3,9 +3,9 @@
 A sweep needs hundreds of runs; forking saves each the start of an interpreter. One
 JSON request a line on standard input, one JSON answer a line on standard output:
 ``{"argv": [...], "env": {...}, "stdin": FILE}`` runs a command line;
-``{"doomed": "send" | "init", "vault": DIRECTORY, "at": N, "when": "before" |
-"after", ...}`` runs the library with a store that ends its process by SIGKILL at
-its N-th operation.
+``{"doomed": "send" | "init" | "dataset", "vault": DIRECTORY, "at": N, "when":
+"before" | "after", ...}`` runs the library with a store (and for a dataset a host)
+that ends its process by SIGKILL at the N-th operation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import signal
 import sys
 import tempfile
 import traceback
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from standfast.backup.chain import Request
+from standfast.backup.dataset import open_source, properties_of, send_dataset
 from standfast.backup.init import Owner, Wanted, create_vault
 from standfast.backup.keyfiles import parse_recipient
 from standfast.backup.model import SMALLEST_SEGMENT
@@ -29,7 +31,14 @@ from standfast.backup.stores import Store, open_store
 from standfast.backup.vault import open_vault
 from standfast.cli import backup_init, backup_read, backup_restore, backup_send, main
 from standfast.clock import SystemClock
+from standfast.host.local import LocalHost
 from standfast.pace import Unlimited
+from standfast.zfs.listing import list_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standfast.host import Host
 
 WARM = (backup_init, backup_read, backup_restore, backup_send)
 VERBS = {
@@ -45,26 +54,23 @@ VERBS = {
 }
 
 
-class DoomedStore:
-    """Passes every operation on, and dies by SIGKILL around one of them."""
+class Doom:
+    """Ends this process by SIGKILL around the N-th of all operations."""
 
-    def __init__(self, inner: Store, at: int, when: str) -> None:
-        self._inner = inner
+    def __init__(self, at: int, when: str) -> None:
         self._at = at
         self._when = when
         self._count = 0
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name not in VERBS:
-            return found
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the operation, which dies when its time has come."""
 
-        def operation(*words: Any) -> Any:
+        def operation(*words: Any, **keywords: Any) -> Any:
             self._count += 1
             dies = self._count == self._at
             if dies and self._when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = found(*words)
+            result = call(*words, **keywords)
             if dies:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
@@ -72,9 +78,23 @@ class DoomedStore:
         return operation
 
 
+class Doomed:
+    """Passes everything on to a store or host, and counts what it is asked to do."""
+
+    def __init__(self, inner: object, doom: Doom, verbs: set[str]) -> None:
+        self._inner = inner
+        self._doom = doom
+        self._verbs = verbs
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return self._doom.around(found) if name in self._verbs else found
+
+
 def doomed(request: dict[str, Any]) -> int:
     inner = open_store(request["vault"], Unlimited())
-    store = cast("Store", DoomedStore(inner, request["at"], request["when"]))
+    doom = Doom(request["at"], request["when"])
+    store = cast("Store", Doomed(inner, doom, VERBS))
     base = state_folder(os.environ)
     clock = SystemClock()
     if request["doomed"] == "init":
@@ -83,6 +103,13 @@ def doomed(request: dict[str, Any]) -> int:
         return 0
     vault = open_vault(store, base, clock)
     sender = Sender(clock, "host", {}, 3, lambda _plain, _stored: None)
+    if request["doomed"] == "dataset":
+        host = cast("Host", Doomed(LocalHost(), doom, {"run", "spawn"}))
+        name = request["dataset"]
+        listing = list_tree(host, [name], properties_of(vault), deep=False)
+        source = open_source(host, vault, listing, vault.trust([]), lambda _: None)
+        send_dataset(source, Request(name), sender)
+        return 0
     send_archive(vault, plan_stdin("swept"), InputProducer(0), sender)
     return 0
 

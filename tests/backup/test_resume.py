@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -60,7 +59,7 @@ def killed(standfast: Standfast, made: Made, *words: object, count: int) -> str:
 
 
 def test_a_killed_send_goes_on(standfast: Standfast, vault: Made, pool: Pool) -> None:
-    """kill -9 at three quarters: the next run stores the last quarter only."""
+    """kill -9 at two thirds: the next run stores the last third only."""
     history = big(pool, "killed")
     archive = killed(standfast, vault, history.full, count=2_000_000)
     stored = {p.name: p.read_bytes() for p in vault.archives()[0].glob("*.zst.age")}
@@ -71,7 +70,7 @@ def test_a_killed_send_goes_on(standfast: Standfast, vault: Made, pool: Pool) ->
     document = ran.json()
     assert f"goes on with archive {archive}" in ran.err
     assert archive == document["archive"]
-    assert document["reused_bytes"] > 0.7 * document["stored_bytes"]
+    assert document["reused_bytes"] > 0.6 * document["stored_bytes"]
     now = {p.name: p.read_bytes() for p in vault.archives()[0].glob("*.zst.age")}
     assert stored.items() <= now.items()
     standfast("backup", "verify", vault.path, "--level", "decrypt", "-i", vault.key)
@@ -245,7 +244,6 @@ def test_notes_are_private(standfast: Standfast, vault: Made, pool: Pool) -> Non
     assert 0 == notes.stat().st_mode & 0o077
     head = json.loads(notes.read_text().splitlines()[0])
     assert re.fullmatch("[0-9a-f]{64}", head["key"])
-    assert str(os.getpid()) not in head["begun"]["name"]
     for path in vault.path.rglob("*"):
         assert not path.is_file() or head["key"].encode() not in path.read_bytes()
 

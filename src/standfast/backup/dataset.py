@@ -27,6 +27,7 @@ from standfast.backup.marks import (
     Memory,
     Site,
     holders,
+    parse_memory,
     plan_tidy,
     promote,
     property_name,
@@ -199,6 +200,25 @@ def send(
     return outcome
 
 
+def settle(source: Source, chain: ChainPlan, request: Request) -> None:
+    """Where there is nothing to send, make up for a death just after a commit.
+
+    The pool does not name the archive then, or more is held than is needed; in all
+    other cases no command is run.
+    """
+    name = property_name(source.vault.info.vault, tree=request.tree)
+    known = parse_memory(chain.dataset.properties.get(name, ""))
+    holding = request.tree or not source.listing.bookmarks
+    spare = [p for p in chain.dataset.snapshots if p.holds and p != chain.target]
+    if chain.mark is None or (chain.mark in known.marks and not (holding and spare)):
+        return
+    memory = _memory(source, chain.dataset, request)
+    key = source.vault.state.signer_key()
+    if key is not None:
+        memory = memory.plus(chain.mark, key.public.text)
+    _make_count(source, chain, request, memory)
+
+
 def send_dataset(
     source: Source, request: Request, sender: Sender
 ) -> tuple[ChainPlan, Outcome | None]:
@@ -210,6 +230,7 @@ def send_dataset(
     """
     chain = plan_dataset(source, request)
     if chain.action != SEND:
+        settle(source, chain, request)
         return chain, None
     sending = begin(source, chain, request, sender)
     return chain, send(source, chain, request, sending, sender)
@@ -266,8 +287,14 @@ def _promote(
         large="L" in kind,
     )
     memory = _memory(source, chain.dataset, request).plus(mark, key.public.text)
-    site = _site(source, request)
     _forget_older(source, chain, request)
+    _make_count(source, chain, request, memory)
+
+
+def _make_count(
+    source: Source, chain: ChainPlan, request: Request, memory: Memory
+) -> None:
+    site = _site(source, request)
     try:
         promote(site, chain.dataset, memory)
         _tidy_to(source, site, request, memory)

@@ -14,6 +14,7 @@ from standfast.backup.dataset import (
     open_source,
     plan_dataset,
     properties_of,
+    settle,
     size_of,
 )
 from standfast.backup.dataset import send as send_begun
@@ -83,6 +84,7 @@ def _send_dataset(session: Session, vault: Vault, request: Request) -> None:
             _report_chain(session, source, chain, request)
             return
         if chain.action != SEND:
+            settle(source, chain, request)
             break
         if not done:
             _mention_leftovers(session, vault)

@@ -119,6 +119,20 @@ def test_a_night_and_the_next(setup: Setup) -> None:
     assert not setup.record()["failing"]
 
 
+def test_a_new_chain_begins_after_so_many_archives(setup: Setup) -> None:
+    """With ``full_every = 2`` every second archive is a full one."""
+    setup.configure(job="full_every = 2")
+    whys: list[str] = []
+    for _ in range(4):
+        rows = setup.document("--force")["jobs"][0]["vaults"][0]["datasets"]
+        whys += [row["why"] for row in rows if row["dataset"] == f"{setup.root}/a"]
+        time.sleep(1.1)
+
+    assert ["full", "incremental", "full", "incremental"] == [
+        why.partition(":")[0] for why in whys
+    ]
+
+
 def test_what_came_back_is_what_was_there(setup: Setup) -> None:
     setup.configure()
     setup.run()

@@ -89,6 +89,8 @@ class JobSection(Section, frozen=True):
         raw: send encrypted datasets as they are on disk.
         send_flags: further flags of ``zfs send``.
         compression_level: zstd, 1 to 19.
+        full_every: after so many archives of a dataset a full one begins a new
+            chain; 0 is never.
         before: a command to run before the snapshots; if it fails the job does.
         after: a command to run after the sends, whatever became of them.
         hook_timeout: after this a command is killed, and has failed.
@@ -109,6 +111,7 @@ class JobSection(Section, frozen=True):
     raw: bool = False
     send_flags: tuple[str, ...] = ()
     compression_level: int = 3
+    full_every: int = 0
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     hook_timeout: str = "10m"
@@ -176,6 +179,7 @@ class Job:
     keep: KeepSection | None
     flags: tuple[str, ...]
     level: int
+    full_every: int
     before: tuple[str, ...]
     after: tuple[str, ...]
     hook_timeout: float
@@ -274,6 +278,7 @@ def _job(name: str, section: JobSection, places: Mapping[str, Place]) -> Job:
         f"{path}.compression_level",
         partial(between, section.compression_level, LEVELS[0], LEVELS[-1]),
     )
+    at(f"{path}.full_every", partial(between, section.full_every, 0, 100_000))
     if section.keep is not None:
         _check_keep(f"{path}.keep", section.keep)
     flags = (*(("-w",) if section.raw else ()), *section.send_flags)
@@ -290,6 +295,7 @@ def _job(name: str, section: JobSection, places: Mapping[str, Place]) -> Job:
         keep=section.keep,
         flags=flags,
         level=section.compression_level,
+        full_every=section.full_every,
         before=section.before,
         after=section.after,
         hook_timeout=at(

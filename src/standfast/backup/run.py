@@ -365,8 +365,12 @@ class _JobRun:
     def _send(self, report: PlaceReport, source: Source, dataset: str) -> Iterator[Row]:
         """Send a dataset; yields what was done, mostly one row."""
         request = Request(dataset, flags=self._job.flags)
+        place = self._record.places.get(report.name, PlaceRecord())
+        chained = place.datasets.get(dataset, DatasetRecord()).chain
         for _ in range(MOST_ARCHIVES_AT_ONCE):
             chain = plan_dataset(source, request)
+            if chain.base is not None and 0 < self._job.full_every <= chained:
+                chain = plan_dataset(source, replace(request, full=True))
             if chain.action == NOTHING:
                 archive = chain.mark.archive if chain.mark else ""
                 yield Row(dataset, CURRENT, chain.why, chain.target.name, archive)
@@ -375,6 +379,7 @@ class _JobRun:
                 yield Row(dataset, PLANNED, chain.why, chain.target.name)
                 return
             yield self._send_chain(report, source, request, chain)
+            chained = 1 if chain.base is None else chained + 1
             if not chain.more:
                 return
             source = self._again(source, dataset)
@@ -403,6 +408,7 @@ class _JobRun:
             archive=outcome.archive,
             size=outcome.manifest.size,
             stored=outcome.stored,
+            full=chain.base is None,
         )
 
     def _again(self, source: Source, dataset: str) -> Source:
@@ -488,12 +494,16 @@ def _place_record(old: PlaceRecord, report: PlaceReport, now: int) -> PlaceRecor
         before = before or DatasetRecord()
         if row.state == FAILED:
             datasets[row.dataset] = msgspec.structs.replace(before, error=row.why)
-        else:
-            datasets[row.dataset] = DatasetRecord(
-                success=now,
-                snapshot=row.snapshot.rpartition("@")[2],
-                archive=row.archive,
-            )
+            continue
+        chain = before.chain
+        if row.state == SENT:
+            chain = 1 if row.full else chain + 1
+        datasets[row.dataset] = DatasetRecord(
+            success=now,
+            snapshot=row.snapshot.rpartition("@")[2],
+            archive=row.archive,
+            chain=chain,
+        )
     whole = report.finished and not report.failures
     return PlaceRecord(
         vault=report.vault or old.vault,

@@ -31,6 +31,7 @@ class Row:
         archive: the archive's id.
         size: plaintext bytes.
         stored: bytes in the vault.
+        full: whether it begins a new chain.
         status: exit status of a failure.
     """
 
@@ -41,6 +42,7 @@ class Row:
     archive: str = ""
     size: int = 0
     stored: int = 0
+    full: bool = False
     status: ExitStatus = ExitStatus.DONE
 
 

@@ -32,12 +32,14 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
             snapshot; 0 is never.
         snapshot: that snapshot, without its dataset.
         archive: the archive that ends with it.
+        chain: how many archives since, and with, the last full one.
         error: why the latest run failed; empty if it did not.
     """
 
     success: int = 0
     snapshot: str = ""
     archive: str = ""
+    chain: int = 0
     error: str = ""
 
 

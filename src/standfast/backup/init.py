@@ -90,7 +90,7 @@ def create_vault(store: Store, wanted: Wanted, base: Path, clock: Clock) -> Vaul
     opened = new_identity_file(identity, utc_text(now)).encode()
     objects = {
         IDENTITY_OBJECT: encrypt(opened, [o.recipient for o in wanted.owners]),
-        RECOVERY_TEXT: recovery_text(info, key.public.text).encode(),
+        RECOVERY_TEXT: recovery_text(info, [key.public.text]).encode(),
         VAULT_DOCUMENT: encode(info),
     }
     forget_address(base, store.address, clock)

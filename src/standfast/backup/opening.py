@@ -14,6 +14,7 @@ import os
 import queue
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,31 @@ from standfast.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from standfast.backup.age import Identity
+    from standfast.backup.age import Identity, Stanza
     from standfast.backup.proof import Archive
     from standfast.backup.stores import Store
     from standfast.backup.vault import Vault
 
 
-def open_vault_identity(vault: Vault, identities: Sequence[Identity]) -> X25519Identity:
+@dataclass(frozen=True)
+class VaultIdentity(X25519Identity):
+    """The vault's identity, and those that it had before.
+
+    Attributes:
+        former: they open what was sent in their time.
+    """
+
+    former: tuple[X25519Identity, ...] = field(default=(), repr=False)
+
+    def unwrap(self, stanzas: Sequence[Stanza]) -> bytes | None:
+        """Return the file key by whichever of them fits."""
+        keys = (
+            one.unwrap(stanzas) for one in (X25519Identity(self.secret), *self.former)
+        )
+        return next((key for key in keys if key is not None), None)
+
+
+def open_vault_identity(vault: Vault, identities: Sequence[Identity]) -> VaultIdentity:
     """Return the vault identity, opened with an owner's key.
 
     The vault identity itself is accepted too, as ``age -d identity.age`` gives it.
@@ -68,12 +87,9 @@ def open_vault_identity(vault: Vault, identities: Sequence[Identity]) -> X25519I
         NoIdentityError: none of the identities opens it.
         DamagedError: ``identity.age`` is missing, damaged, or of another vault.
     """
-    recipient = vault.record.recipient if vault.record else vault.info.recipient
-    for identity in identities:
-        if isinstance(identity, X25519Identity) and (
-            identity.recipient.text == recipient
-        ):
-            return identity
+    given = _of_vault(vault, identities)
+    if given is not None:
+        return given
     try:
         sealed = vault.store.get(IDENTITY_OBJECT, LARGEST_DOCUMENT)
         opened = bytes(decrypt(sealed, identities))
@@ -89,12 +105,24 @@ def open_vault_identity(vault: Vault, identities: Sequence[Identity]) -> X25519I
             f"no key or passphrase given opens the vault: {error.message}",
             hint="the recovery kit says whose key does",
         ) from None
-    for identity in parse_identities(opened, IDENTITY_OBJECT, None):
-        if isinstance(identity, X25519Identity) and (
-            identity.recipient.text == recipient
-        ):
-            return identity
-    raise DamagedError(f"{IDENTITY_OBJECT} holds the identity of another vault")
+    found = _of_vault(vault, parse_identities(opened, IDENTITY_OBJECT, None))
+    if found is None:
+        raise DamagedError(f"{IDENTITY_OBJECT} holds the identity of another vault")
+    return found
+
+
+def _of_vault(vault: Vault, identities: Sequence[Identity]) -> VaultIdentity | None:
+    """Return the vault's identity, if it is among some.
+
+    What is pinned must be there. Beside it the vault may have a newer one, which the
+    owner has made since; whoever holds the older says that they belong together.
+    """
+    pinned = vault.record.recipient if vault.record else vault.info.recipient
+    own = {i.recipient.text: i for i in identities if isinstance(i, X25519Identity)}
+    if pinned not in own:
+        return None
+    first = own.pop(vault.info.recipient, None) or own.pop(pinned)
+    return VaultIdentity(first.secret, tuple(own.values()))
 
 
 def read_manifest(vault: Vault, archive: Archive, identity: X25519Identity) -> Manifest:

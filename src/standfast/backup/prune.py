@@ -8,12 +8,12 @@ its signature is there. A run that died is finished by the next one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from standfast.backup.memory import observe, save_seen
+from standfast.backup.memory import observe, read_seen, save_seen
 from standfast.backup.model import (
     FORMAT,
     REMOVAL_OBJECT,
@@ -30,6 +30,7 @@ from standfast.backup.removals import (
     removal_folder,
     seal_removal,
 )
+from standfast.backup.restore import manifests_of
 from standfast.backup.retention import (
     Decision,
     Point,
@@ -40,14 +41,16 @@ from standfast.backup.retention import (
 )
 from standfast.backup.state import PRUNER
 from standfast.backup.sums import NONE
+from standfast.backup.verify import read_root, remember_root
 from standfast.errors import DamagedError, StandfastError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from standfast.backup.memory import Seen
-    from standfast.backup.proof import Archive, Finding, Survey
-    from standfast.backup.state import Sent
+    from standfast.backup.proof import Archive, Finding, Survey, Trust
+    from standfast.backup.recipients import X25519Identity
+    from standfast.backup.state import Root, Sent
     from standfast.backup.vault import Vault
 
 # One run may remove this much unless it is told otherwise: more than half of a vault
@@ -66,7 +69,7 @@ class Wish:
         signers: the keys that count -> the key that the same machine had before.
         vouched: the owner vouches for the signed times of what has no time yet.
         drop: archives to remove by name: ids, or beginnings of ids.
-        most: how many archives may go; None for the default.
+        most: how many archives may go, as ``20`` or ``30%``; None for the default.
         names: archive id -> name, where manifests were read.
     """
 
@@ -75,7 +78,7 @@ class Wish:
     signers: Mapping[str, str]
     vouched: bool = False
     drop: Sequence[str] = ()
-    most: int | None = None
+    most: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -91,6 +94,7 @@ class PrunePlan:
         seen: this machine's memory of the vault, with this look at it.
         alarms: what was seen before and is gone; nothing is removed meanwhile.
         sizes: archive id -> stored bytes, of those that go and are there.
+        names: archive id -> name, where that is known.
     """
 
     decisions: dict[str, Decision]
@@ -100,6 +104,7 @@ class PrunePlan:
     seen: Seen
     alarms: list[Finding]
     sizes: dict[str, int]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_prune(
@@ -144,6 +149,55 @@ def plan_prune(
     )
 
 
+@dataclass
+class Look:
+    """A vault, looked at by a pruner.
+
+    Attributes:
+        survey: the judged vault.
+        root: which version of its own files lies there.
+        plan: what is to be done.
+    """
+
+    survey: Survey
+    root: Root | None
+    plan: PrunePlan
+
+
+def look(
+    vault: Vault, trust: Trust, wish: Wish, identity: X25519Identity | None = None
+) -> Look:
+    """Survey a vault and plan; nothing is changed.
+
+    Args:
+        vault: the vault.
+        trust: whose signatures count.
+        wish: what is asked.
+        identity: places archives that do not say openly what they are of.
+
+    Raises:
+        UsageError: as ``plan_prune``.
+        StandfastError: as ``plan_prune``.
+    """
+    survey, _ = vault.survey(trust)
+    root, trouble = read_root(vault, trust)
+    survey.findings += trouble
+    survey.alarms += trouble
+    if identity is not None:
+        whole = [a for a in survey.archives if a.standing == COMMITTED]
+        manifests, _ = manifests_of(vault, whole, identity)
+        wish = replace(wish, names={a: m.name for a, m in manifests.items()})
+    plan = plan_prune(survey, read_seen(vault.state), trust.ledger.sent, wish)
+    plan.names = wish.names
+    return Look(survey, root, plan)
+
+
+def remember(vault: Vault, looked: Look) -> None:
+    """Keep in mind what was seen, whatever becomes of the plan."""
+    save_seen(vault.state, looked.plan.seen)
+    remember_root(vault, looked.root)
+
+
 def most_of(text: str, archives: int) -> int:
     """Return how many archives ``20`` or ``30%`` of them are.
 
@@ -158,7 +212,7 @@ def most_of(text: str, archives: int) -> int:
     return int(number) if number == text else archives * int(number) // 100
 
 
-def check_plan(plan: PrunePlan, most: int | None) -> None:
+def check_plan(plan: PrunePlan, most: str | None) -> None:
     """Refuse to carry out what looks like a mistake or an attack.
 
     Raises:
@@ -174,7 +228,9 @@ def check_plan(plan: PrunePlan, most: int | None) -> None:
             "good can be acknowledged with --drop ID",
         )
     archives = len(plan.decisions)
-    allowed = max(int(archives * MOST_SHARE), MOST_FLOOR) if most is None else most
+    allowed = max(int(archives * MOST_SHARE), MOST_FLOOR)
+    if most is not None:
+        allowed = most_of(most, archives)
     if len(plan.order) > allowed:
         raise StandfastError(
             f"{len(plan.order)} of {archives} archives would go, and one run may "
@@ -183,25 +239,18 @@ def check_plan(plan: PrunePlan, most: int | None) -> None:
         )
 
 
-def finish_earlier(vault: Vault, plan: PrunePlan, unsigned: Sequence[str]) -> None:
-    """Delete what earlier removals have named and a crash, or a host, left there."""
-    key = vault.state.signer_key(PRUNER)
-    for folder in unsigned:
-        if key is not None and f"/{key.public.key_id}-" in folder:
-            vault.store.delete_folder(folder)
-    for archive in plan.leftovers:
-        _delete(vault, archive)
-
-
 def carry_out(
-    vault: Vault, plan: PrunePlan, now: int, progress: Callable[[int, int], None]
+    vault: Vault, looked: Look, now: int, progress: Callable[[int, int], None]
 ) -> Removal | None:
-    """State the removal, then delete. Returns what was stated, if anything goes.
+    """Finish earlier removals, state this one, then delete.
+
+    Returns what was stated, if anything goes.
 
     Raises:
         StoreError: the store failed; the next prune goes on from there.
     """
-    save_seen(vault.state, plan.seen)
+    plan = looked.plan
+    _finish_earlier(vault, looked)
     if not plan.order:
         return None
     removal = _state(vault, plan, now)
@@ -212,6 +261,17 @@ def carry_out(
     kept = {a: s for a, s in plan.seen.archives.items() if a not in gone}
     save_seen(vault.state, msgspec.structs.replace(plan.seen, archives=kept))
     return removal
+
+
+def _finish_earlier(vault: Vault, looked: Look) -> None:
+    """Delete what earlier removals have named and a crash, or a host, left there."""
+    key = vault.state.signer_key(PRUNER)
+    removals = looked.survey.removals
+    for folder in removals.unsigned if removals is not None else []:
+        if key is not None and f"/{key.public.key_id}-" in folder:
+            vault.store.delete_folder(folder)
+    for archive in looked.plan.leftovers:
+        _delete(vault, archive)
 
 
 def _state(vault: Vault, plan: PrunePlan, now: int) -> Removal:

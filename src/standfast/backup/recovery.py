@@ -30,7 +30,13 @@ The indented lines are a script for sh. Set the first four to your own values.
    not from here: whoever can write to this folder can write this text.
 
     set -eu; umask 077; cd "$VAULT"
-    minisign -V -q -P "$SIGNER" -m SHA256SUMS
+    signed() {{  # by any key of $SIGNER
+        for K in $SIGNER; do
+            if minisign -V -q -P "$K" -m "$1" 2>/dev/null; then return 0; fi
+        done
+        return 1
+    }}
+    signed SHA256SUMS
     sha256sum -c --quiet SHA256SUMS
 
 2. Open the vault identity with the owner's key (a passphrase is asked for if the
@@ -45,7 +51,7 @@ The indented lines are a script for sh. Set the first four to your own values.
    guid of another archive.
 
     for A in archives/*/; do
-        minisign -V -q -P "$SIGNER" -m "$A/SHA256SUMS" || continue
+        signed "$A/SHA256SUMS" || continue
         M="$OPEN/$(basename "$A").json"
         age -d -i "$OPEN/vault.key" "$A/manifest.json.age" > "$M"
     done
@@ -96,25 +102,37 @@ The indented lines are a script for sh. Set the first four to your own values.
 """
 
 
-def recovery_text(info: VaultInfo, signer: str) -> str:
+def recovery_text(info: VaultInfo, signers: Sequence[str]) -> str:
     """Return ``RECOVER.txt`` for a vault.
 
     Args:
         info: the vault's document.
-        signer: the public signing key of the machine that makes the vault.
+        signers: the public signing keys that count, the vault's maker first.
     """
     head = (
         f"This folder is standfast vault {info.vault}, format {info.format}.\n"
         f"Its recipient is {info.recipient};\n"
         f"segments hold {info.segment_size} bytes of plaintext each.\n"
     )
-    return head + _RECIPE.format(signer=signer)
+    return head + _RECIPE.format(signer=" ".join(signers))
 
 
 def kit_text(
-    info: VaultInfo, address: str, owners: Sequence[str], signers: Sequence[str]
+    info: VaultInfo,
+    address: str,
+    owners: Sequence[str],
+    signers: Sequence[str],
+    remembered: Sequence[str],
 ) -> str:
-    """Return the page that an owner prints and keeps away from the vault."""
+    """Return the page that an owner prints and keeps away from the vault.
+
+    Args:
+        info: the vault's document.
+        address: where it lies.
+        owners: who opens it.
+        signers: the senders' keys that count.
+        remembered: what ``kit.kit_lines`` says of all keys.
+    """
     first = signers[0] if signers else "UNKNOWN"
     lines = [
         "STANDFAST RECOVERY KIT - print it and keep it away from the vault",
@@ -129,6 +147,9 @@ def kit_text(
         "Only signatures by these keys count:",
         *(f"    {signer}" for signer in signers or ["(none pinned on this machine)"]),
         "",
+        *remembered,
+        f"`standfast backup verify {address} --kit THIS-FILE` compares.",
+        "",
         "With standfast:",
         f"    standfast backup list {address} --identity KEY --signer {first}",
         f"    standfast backup restore {address} DATASET@SNAPSHOT TARGET \\",
@@ -137,4 +158,4 @@ def kit_text(
         "",
         "Without standfast:",
     ]
-    return "\n".join(lines) + "\n" + _RECIPE.format(signer=first)
+    return "\n".join(lines) + "\n" + _RECIPE.format(signer=" ".join(signers) or first)

@@ -110,14 +110,14 @@ class Removals:
     Attributes:
         gone: archive id -> all that was stated of it.
         heads: pruner's key -> its last removal.
-        digests: pruner's key -> the digests of all that count, oldest first.
+        digests: pruner's key -> number -> digest, of all that count.
         findings: what is wrong with the statements themselves.
         unsigned: folders of statements that were never signed.
     """
 
     gone: dict[str, list[Removed]] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
-    digests: dict[str, list[str]] = field(default_factory=dict)
+    digests: dict[str, dict[int, str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     unsigned: list[str] = field(default_factory=list)
 
@@ -250,7 +250,7 @@ def _chain(
             result.findings.append(Finding(stated.folder, DAMAGE, text))
         last = stated.digest
         result.heads[key] = Head(stated.removal.number, stated.digest)
-        result.digests.setdefault(key, []).append(stated.digest)
+        result.digests.setdefault(key, {})[stated.removal.number] = stated.digest
         for gone in stated.removal.removed:
             result.gone.setdefault(gone.archive, []).append(gone)
 
@@ -278,6 +278,6 @@ def _before(
 def _compare_heads(trust: Trust, result: Removals) -> None:
     """Hold what is there against what this machine has seen of each pruner."""
     for key, seen in trust.seen_removals.items():
-        if seen.digest not in result.digests.get(key, []):
+        if result.digests.get(key, {}).get(seen.number) != seen.digest:
             text = f"missing: removal number {seen.number} was seen from here"
             result.findings.append(Finding(REMOVALS, DAMAGE, text))

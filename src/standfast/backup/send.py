@@ -37,7 +37,7 @@ from standfast.backup.model import (
 )
 from standfast.backup.sealing import Past, Recipe, SealingLine
 from standfast.backup.state import COMMITTED, RESERVED, Sent
-from standfast.backup.sums import NONE, Statement, format_sums, line_name
+from standfast.backup.sums import NONE, Statement, format_sums, line_name, line_of_bytes
 from standfast.backup.underway import Begun
 from standfast.backup.vault import vault_recipient
 from standfast.clock import utc_text
@@ -451,7 +451,7 @@ def _commit(
 
 def _line(plan: SendPlan, seed: bytes, vault: str) -> str:
     if plan.dataset is None:
-        return NONE
+        return line_of_bytes(seed, vault, plan.name.partition("@")[0])
     return line_name(seed, vault, plan.dataset, tree=plan.tree)
 
 

@@ -104,10 +104,23 @@ def line_name(seed: bytes, vault: str, guid: int, *, tree: bool) -> str:
         guid: of the dataset, or of the top of a tree of them.
         tree: the archives are of that whole tree.
     """
+    return _line_of(seed, f"{vault} {'tree' if tree else 'single'} {guid}")
+
+
+def line_of_bytes(seed: bytes, vault: str, name: str) -> str:
+    """Return the same for bytes that are no send stream, by their name.
+
+    Args:
+        seed: the secret of the signing key.
+        vault: the vault's id.
+        name: what they are called each time they are sent.
+    """
+    return _line_of(seed, f"{vault} bytes {name}")
+
+
+def _line_of(seed: bytes, text: str) -> str:
     key = hmac.digest(seed, b"standfast line", hashlib.sha256)
-    kind = "tree" if tree else "single"
-    text = f"{vault} {kind} {guid}".encode()
-    return hmac.digest(key, text, hashlib.sha256)[:16].hex()
+    return hmac.digest(key, text.encode(), hashlib.sha256)[:16].hex()
 
 
 def parse_statement(text: str, source: str) -> Statement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,21 @@ from standfast.backup.model import (
     LARGEST_DOCUMENT,
     LARGEST_SUMS,
     SIGNATURE,
+    SUMS,
     VAULT_DOCUMENT,
     VaultInfo,
     check_info,
     decode,
+    encode,
 )
 from standfast.backup.proof import COMMITTED as COMMITTED_STANDING
-from standfast.backup.proof import Survey, Trust, signed_names, survey
+from standfast.backup.proof import (
+    Survey,
+    Trust,
+    check_signature,
+    signed_names,
+    survey,
+)
 from standfast.backup.recipients import (
     X25519Recipient,
 )
@@ -39,6 +48,7 @@ from standfast.backup.state import (
     all_records,
     known_at,
 )
+from standfast.backup.sums import parse_sums
 from standfast.errors import (
     DamagedError,
     NotFoundError,
@@ -80,15 +90,21 @@ class Vault:
         """Where it lies, as the user writes it."""
         return self.store.address
 
-    def trust(self, signers: Sequence[str], pruners: Sequence[str] = ()) -> Trust:
+    def trust(
+        self,
+        signers: Sequence[str],
+        pruners: Sequence[str] = (),
+        kit: Sequence[Signer] = (),
+    ) -> Trust:
         """Return whose signatures count.
 
         Args:
             signers: senders' keys given by the user, as text; they alone count if
                 there are any, otherwise those on record.
             pruners: pruners' keys given by the user; likewise.
+            kit: what a recovery kit says, for a machine that has no record.
         """
-        known = self.record.signers if self.record is not None else []
+        known = list(kit) if self.record is None else self.record.signers
 
         def keys(role: str, given: Sequence[str]) -> frozenset[PublicKey]:
             texts = list(given) or [s.key for s in known if s.role == role]
@@ -135,8 +151,17 @@ class Vault:
                     self.state.note(dataclasses.replace(sent, state=COMMITTED))
 
 
-def open_vault(store: Store, base: Path, clock: Clock) -> Vault:
+def open_vault(
+    store: Store, base: Path, clock: Clock, recipient: str | None = None
+) -> Vault:
     """Return the vault at a store's address.
+
+    Args:
+        store: where it lies.
+        base: this machine's memory.
+        clock: the time.
+        recipient: the vault recipient as the owner says that it is now; it is pinned
+            instead of another one.
 
     Raises:
         NoVaultError: there is none.
@@ -162,7 +187,7 @@ def open_vault(store: Store, base: Path, clock: Clock) -> Vault:
             f"remove {VaultState(base, expected.vault, clock).folder}",
         )
     if record is not None:
-        _compare(info, record)
+        record = _reconcile(store, state, info, record, recipient)
     vault = Vault(store, info, state, record)
     return vault if record is None else _remember_address(vault, record)
 
@@ -191,22 +216,49 @@ def pin(vault: Vault, recipient: str) -> Vault:
     Raises:
         NotTrustedError: the vault names another recipient than the owner does.
     """
-    if recipient != vault.info.recipient:
-        raise NotTrustedError(
-            f"{vault.address} asks to seal to {vault.info.recipient}, not to the "
-            f"recipient given",
-            hint="compare both with the recovery kit",
-        )
-    key = vault.state.make_signer_key()
+    return with_own_key(know(vault, recipient, []), SENDER)
+
+
+def know(vault: Vault, recipient: str, signers: Sequence[Signer]) -> Vault:
+    """Make a vault known to a machine that does not send, by the owner's word.
+
+    Raises:
+        NotTrustedError: the vault names another recipient than the owner does.
+    """
+    _compare_recipient(vault, recipient)
     record = Record(
         format=FORMAT,
         vault=vault.info.vault,
         recipient=recipient,
         segment_size=vault.info.segment_size,
         owners=[],
-        signers=[Signer(key=key.public.text, name="this machine")],
+        signers=list(signers),
         addresses=[vault.address],
     )
+    vault.state.save_record(record)
+    return replace(vault, record=record)
+
+
+def with_own_key(vault: Vault, role: str) -> Vault:
+    """Return a known vault in which this machine trusts its own key for a role.
+
+    The key is made unless there is one.
+
+    Raises:
+        NotTrustedError: the machine does not know the vault.
+    """
+    if vault.record is None:
+        raise NotTrustedError(
+            f"this machine does not know the vault at {vault.address}",
+            hint="`standfast backup signer add VAULT --kit FILE` takes what it must "
+            "know from the recovery kit",
+        )
+    key = vault.state.make_signer_key(role).public.text
+    if any(signer.key == key for signer in vault.record.signers):
+        return vault
+    own = Signer(key=key, name="this machine", role=role)
+    signers = [*vault.record.signers, own]
+    record = msgspec.structs.replace(vault.record, signers=signers)
     vault.state.save_record(record)
     return replace(vault, record=record)
 
@@ -221,6 +273,13 @@ def vault_recipient(vault: Vault) -> X25519Recipient:
         raise NotTrustedError(
             f"this machine does not know the vault at {vault.address}",
             hint="pass --recipient with the vault recipient from the recovery kit",
+        )
+    if vault.info.recipient != vault.record.recipient:
+        raise NotTrustedError(
+            f"{vault.address} asks to seal to {vault.info.recipient}, and no owner's "
+            "key on record here says so",
+            hint="if the owner has made a new vault identity, pass --recipient from "
+            "the new kit",
         )
     recipient = parse_recipient(vault.record.recipient)
     if not isinstance(recipient, X25519Recipient):
@@ -259,13 +318,75 @@ def forget_address(base: Path, address: str, clock: Clock) -> None:
             state.save_record(msgspec.structs.replace(record, addresses=rest))
 
 
-def _compare(info: VaultInfo, record: Record) -> None:
-    pinned = (record.recipient, record.segment_size)
-    if (info.recipient, info.segment_size) != pinned:
-        raise DamagedError(
-            f"{VAULT_DOCUMENT} was altered: it does not say what is pinned here",
-            hint="the vault's host, or someone who can write there, changed it",
+def _compare_recipient(vault: Vault, recipient: str) -> None:
+    if recipient != vault.info.recipient:
+        raise NotTrustedError(
+            f"{vault.address} asks to seal to {vault.info.recipient}, not to the "
+            f"recipient given",
+            hint="compare both with the recovery kit",
         )
+
+
+def _reconcile(
+    store: Store,
+    state: VaultState,
+    info: VaultInfo,
+    record: Record,
+    recipient: str | None,
+) -> Record:
+    """Return the record that goes with what the vault's document says now.
+
+    Another recipient is pinned if the owner gives it here, or has signed it with a
+    key that is on record as an owner's. If a sender's key has signed it, the vault
+    can be read, but nothing is sealed to it: see ``vault_recipient``.
+
+    Raises:
+        DamagedError: it was altered.
+    """
+    if info.segment_size == record.segment_size:
+        if info.recipient == record.recipient:
+            return record
+        if recipient == info.recipient:
+            return _repinned(state, info, record)
+        role = _who_signed(store, info, record)
+        if role == OWNER:
+            return _repinned(state, info, record)
+        if role == SENDER:
+            return record
+    raise DamagedError(
+        f"{VAULT_DOCUMENT} was altered: it does not say what is pinned here",
+        hint="the vault's host, or someone who can write there, changed it; if the "
+        "owner has made a new vault identity, pass --recipient from the new kit",
+    )
+
+
+def _repinned(state: VaultState, info: VaultInfo, record: Record) -> Record:
+    former = [r for r in record.former if r != info.recipient]
+    record = msgspec.structs.replace(
+        record, recipient=info.recipient, former=[*former, record.recipient]
+    )
+    state.save_record(record)
+    return record
+
+
+def _who_signed(store: Store, info: VaultInfo, record: Record) -> str:
+    """Return the role of the key that signed a newer document than was seen here."""
+    small = store.get_small([SUMS, SIGNATURE], LARGEST_SUMS)
+    counting = [s for s in record.signers if s.revoked is None and s.role != PRUNER]
+    roles = {PublicKey.parse(s.key): s.role for s in counting}
+    try:
+        statement, signer = check_signature(
+            small[SUMS], small[SIGNATURE], frozenset(roles), set()
+        )
+        sums = parse_sums(small[SUMS], SUMS)
+    except (KeyError, DamagedError, NotTrustedError):
+        return ""
+    newer = statement.sequence > (record.root.number if record.root else 0)
+    digest = hashlib.sha256(encode(info)).hexdigest()
+    ours = statement.kind == "vault" and statement.vault == info.vault
+    if newer and ours and sums.get(VAULT_DOCUMENT) == digest:
+        return roles[PublicKey.parse(signer)]
+    return ""
 
 
 def _remember_address(vault: Vault, record: Record) -> Vault:

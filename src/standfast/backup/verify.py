@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from standfast.backup.browse.stored import open_outline, stored_reader
 from standfast.backup.model import (
@@ -22,16 +25,20 @@ from standfast.backup.proof import (
     COMMITTED,
     DAMAGE,
     DISTRUST,
+    GONE,
     REFUSED,
     UNFINISHED,
     Archive,
     Finding,
+    Survey,
     Trust,
+    check_signature,
     compare_digests,
     compare_sums,
     judge_root,
 )
 from standfast.backup.send import Guard, stream_document
+from standfast.backup.state import Root
 from standfast.errors import (
     DamagedError,
     ExitStatus,
@@ -73,6 +80,7 @@ class Report:
     level: Level
     checked: list[Checked] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    survey: Survey = field(default_factory=Survey)
 
     def all_findings(self) -> list[Finding]:
         """Return everything found, the vault's own first."""
@@ -124,7 +132,7 @@ def verify(
         StoreError: the store failed.
     """
     survey, _ = vault.survey(trust)
-    report = Report(verifier.level)
+    report = Report(verifier.level, survey=survey)
     if wanted:
         chosen = [_find(survey.archives, prefix) for prefix in wanted]
         chosen = [_must_be_committed(archive) for archive in chosen]
@@ -153,8 +161,35 @@ def root_findings(vault: Vault, trust: Trust, verifier: Verifier) -> list[Findin
     return compare_sums(sums, dict(verifier.digests(sorted(sums))), "")
 
 
+def read_root(vault: Vault, trust: Trust) -> tuple[Root | None, list[Finding]]:
+    """Return which version of the vault's own files lies there, and what is wrong.
+
+    Only their sums and signature are read. None where those are not good.
+    """
+    small = vault.store.get_small([SUMS, SIGNATURE], LARGEST_SUMS)
+    if len(small) < 2:  # noqa: PLR2004 - as above
+        return None, []
+    sums, findings = judge_root(small, trust)
+    if not sums:
+        return None, []
+    keys = trust.keys | trust.owners
+    statement, _ = check_signature(small[SUMS], small[SIGNATURE], keys, trust.verified)
+    digest = hashlib.sha256(small[SUMS]).hexdigest()
+    return Root(number=statement.sequence, sums=digest), findings
+
+
+def remember_root(vault: Vault, root: Root | None) -> None:
+    """Keep the newest of the vault's own files in mind, on a machine that knows it."""
+    record = vault.record
+    if record is None or root is None:
+        return
+    if record.root is not None and record.root.number >= root.number:
+        return
+    vault.state.save_record(msgspec.structs.replace(record, root=root))
+
+
 def _verify_archive(vault: Vault, archive: Archive, verifier: Verifier) -> Checked:
-    if archive.standing == UNFINISHED or not archive.sums:
+    if archive.standing in {UNFINISHED, GONE} or not archive.sums:
         return Checked(archive)
     if verifier.level is Level.LISTING:
         return Checked(archive)

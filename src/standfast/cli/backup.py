@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from standfast.cli.backup_browse import add_browse
 from standfast.cli.backup_far import add_far
+from standfast.cli.backup_upkeep import add_upkeep
 from standfast.cli.old_script import add_old_script
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     add_old_script(commands, _command, _dry_run)
     _add_status(commands)
     add_far(commands, _command, _signer, _dry_run)
+    add_upkeep(commands, _command, (_owners, _keys, _reading, _dry_run))
 
 
 def _command(
@@ -108,7 +110,7 @@ def _object_lock(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _reading(parser: argparse.ArgumentParser) -> None:
+def _keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i",
         "--identity",
@@ -120,6 +122,10 @@ def _reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passphrase-file", metavar="FILE", help="the owner's passphrase, first line"
     )
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    _keys(parser)
     _signer(parser)
 
 
@@ -132,11 +138,22 @@ def _signer(parser: argparse.ArgumentParser) -> None:
         help="trust signatures by this minisign key (RW... or a .pub file) "
         "and no others; default: the keys on record here",
     )
+    parser.add_argument(
+        "--pruner",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="believe removals by this minisign key; default: those on record here",
+    )
+    parser.add_argument(
+        "--kit",
+        metavar="FILE",
+        help="the recovery kit: its keys count where none are on record, and `verify` "
+        "compares what it remembers",
+    )
 
 
-def _add_init(commands: Any) -> None:  # noqa: ANN401
-    parser = _command(commands, "init", "make a vault", "backup_init:init")
-    parser.add_argument("vault", metavar="VAULT")
+def _owners(parser: argparse.ArgumentParser) -> Any:  # noqa: ANN401
     owners = parser.add_argument_group("who may open it (at least one)")
     owners.add_argument(
         "-r",
@@ -155,10 +172,17 @@ def _add_init(commands: Any) -> None:  # noqa: ANN401
         help="a file of recipients, one a line",
     )
     owners.add_argument(
-        "--passphrase-file", metavar="F", help="a passphrase, first line; no others"
-    )
-    owners.add_argument(
         "--new-identity", metavar="FILE", help="make an age key, written to FILE"
+    )
+    return owners
+
+
+def _add_init(commands: Any) -> None:  # noqa: ANN401
+    parser = _command(commands, "init", "make a vault", "backup_init:init")
+    parser.add_argument("vault", metavar="VAULT")
+    owners = _owners(parser)
+    owners.add_argument(
+        "--passphrase-file", metavar="F", help="a passphrase, first line; no others"
     )
     parser.add_argument(
         "--segment-size", metavar="SIZE", default="32M", help="default 32M"
@@ -289,7 +313,7 @@ def _add_kit(commands: Any) -> None:  # noqa: ANN401
         commands,
         "kit",
         "the page to print and keep away from the vault",
-        "backup_read:kit",
+        "backup_kit:kit",
     )
     parser.add_argument("vault", metavar="VAULT")
 

@@ -32,7 +32,7 @@ def init(session: Session) -> int:
     """Make a vault, and the owner's key if asked."""
     arguments = session.arguments
     size = _segment_size(arguments.segment_size)
-    owners = _owners(session)
+    owners = given_owners(session, arguments.passphrase_file)
     store = session.store()
     if arguments.dry_run:
         session.console.result(
@@ -42,14 +42,23 @@ def init(session: Session) -> int:
         )
         return 0
     if arguments.new_identity:
-        owners.append(_new_owner(session, Path(arguments.new_identity)))
+        owners.append(make_new_owner(session))
     wanted = Wanted(owners, size, host_name())
     vault = create_vault(store, wanted, session.base, session.clock)
     _report(session, vault)
     return 0
 
 
-def _owners(session: Session) -> list[Owner]:
+def given_owners(session: Session, passphrase_file: str | None) -> list[Owner]:
+    """Return the owners that the command names, but for a key yet to be made.
+
+    Args:
+        session: the command.
+        passphrase_file: where the owners' passphrase stands, if that is how.
+
+    Raises:
+        UsageError: there are none, or they cannot go together.
+    """
     arguments = session.arguments
     recipients = [parse_recipient(text) for text in arguments.recipient]
     for name in arguments.recipients_file:
@@ -59,13 +68,13 @@ def _owners(session: Session) -> list[Owner]:
             raise UsageError(f"cannot read recipients from {name}") from None
         recipients += read_recipients(text, name)
     owners = [Owner(recipient, recipient.text) for recipient in recipients]
-    if arguments.passphrase_file:
+    if passphrase_file:
         if owners or arguments.new_identity:
             raise UsageError(
                 "a passphrase goes with no other recipient",
                 hint="the age format allows it alone only",
             )
-        secret = read_passphrase(arguments.passphrase_file)
+        secret = read_passphrase(passphrase_file)
         owners.append(Owner(PassphraseRecipient(secret), "a passphrase"))
     if not owners and not arguments.new_identity:
         raise UsageError(
@@ -75,7 +84,13 @@ def _owners(session: Session) -> list[Owner]:
     return owners
 
 
-def _new_owner(session: Session, path: Path) -> Owner:
+def make_new_owner(session: Session) -> Owner:
+    """Make an age key, written to ``--new-identity``, and return its owner.
+
+    Raises:
+        UsageError: the file is there, or cannot be written.
+    """
+    path = Path(session.arguments.new_identity)
     identity = X25519Identity.generate()
     text = new_identity_file(identity, utc_text(session.clock.now()))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from standfast.backup.clean import REMOVE, clean, plan_clean
+from standfast.backup.kit import compare_kit
 from standfast.backup.opening import Recognised
 from standfast.backup.proof import COMMITTED, DISTRUST, REFUSED, UNFINISHED
 from standfast.backup.proven import remember_report
-from standfast.backup.recovery import kit_text
 from standfast.backup.restore import manifests_of
-from standfast.backup.verify import Level, Verifier, verify
+from standfast.backup.verify import Level, Verifier, read_root, remember_root, verify
 from standfast.clock import utc_text
 from standfast.console import table
 from standfast.errors import StandfastError
@@ -124,6 +124,12 @@ def verify_vault(session: Session) -> int:
     with progress.shown() as add:
         verifier = Verifier(level, digests, identity, add, progress.expect, recognised)
         report = verify(vault, trust, arguments.archives, verifier)
+    root, _ = read_root(vault, trust)
+    kit = session.kit()
+    if kit is not None:
+        report.findings += compare_kit(kit, report.survey, root)
+    if not arguments.signer:
+        remember_root(vault, root)
     _remember(session, vault, report, read_here=here or vault.store.near)
     _report_verification(session, vault, report)
     return report.status()
@@ -183,30 +189,6 @@ def _verdict(report: Report, *, recorded: bool) -> str:
     if unfinished:
         text += f"; {unfinished} unfinished, no backups"
     return text
-
-
-def kit(session: Session) -> int:
-    """Print the page that an owner keeps away from the vault."""
-    vault = session.vault()
-    record = vault.record
-    owners = record.owners if record else []
-    signers = [signer.key for signer in record.signers] if record else []
-    document = {
-        "vault": vault.info.vault,
-        "address": vault.address,
-        "recipient": record.recipient if record else vault.info.recipient,
-        "owners": owners,
-        "signers": signers,
-        "known_here": record is not None,
-    }
-    text = kit_text(vault.info, vault.address, owners, signers)
-    if record is None:
-        session.console.note(
-            "this machine did not make that vault: what is printed is the vault's "
-            "own word; print the kit where the vault was made"
-        )
-    session.console.result(document, text.rstrip("\n"))
-    return 0
 
 
 def clean_vault(session: Session) -> int:

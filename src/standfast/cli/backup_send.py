@@ -21,8 +21,14 @@ from standfast.backup.dataset import send as send_begun
 from standfast.backup.model import archive_folder
 from standfast.backup.plan import SendPlan, plan_send, plan_stdin, segment_count
 from standfast.backup.send import InputProducer, Sender, send_archive
+from standfast.backup.state import SENDER
 from standfast.backup.sums import NONE
-from standfast.backup.vault import Vault, ready_to_send, vault_recipient
+from standfast.backup.vault import (
+    Vault,
+    ready_to_send,
+    vault_recipient,
+    with_own_key,
+)
 from standfast.cli.session import host_name
 from standfast.errors import StandfastError, UsageError
 from standfast.pace import Limited, Pace, Unlimited
@@ -46,8 +52,11 @@ def send(session: Session) -> int:
     if level not in LEVELS:
         raise UsageError(f"not a compression level: {level}", hint="from 1 to 19")
     flags = _flags(session)
-    vault = ready_to_send(session.vault(_pace(session)), session.arguments.recipient)
+    vault = session.vault(_pace(session), session.arguments.recipient)
     fresh_key = vault.state.signer_key() is None
+    vault = ready_to_send(vault, session.arguments.recipient)
+    if not session.arguments.dry_run:
+        vault = with_own_key(vault, SENDER)
     if session.arguments.stdin is not None:
         _send_stdin(session, vault)
     else:

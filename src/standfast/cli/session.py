@@ -20,7 +20,7 @@ from standfast.backup.stores.s3_address import with_options
 from standfast.backup.vault import Vault, open_vault
 from standfast.clock import StoppableClock
 from standfast.console import Console
-from standfast.errors import NoIdentityError, UsageError
+from standfast.errors import DamagedError, NoIdentityError, UsageError
 from standfast.host.local import LocalHost
 from standfast.pace import Unlimited
 from standfast.units import parse_duration
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import argparse
 
     from standfast.backup.age import Identity
+    from standfast.backup.kit import Kit
     from standfast.backup.proof import Trust
     from standfast.backup.recipients import (
         X25519Identity,
@@ -83,25 +84,69 @@ class Session:
         self._exit.callback(store.close)
         return store
 
-    def vault(self, pace: Pace | None = None) -> Vault:
-        """Return the vault at the command's VAULT."""
-        return open_vault(self.store(pace), self.base, self.clock)
+    def vault(self, pace: Pace | None = None, recipient: str | None = None) -> Vault:
+        """Return the vault at the command's VAULT.
+
+        Args:
+            pace: how fast objects may travel.
+            recipient: the vault recipient as the owner gives it.
+        """
+        return open_vault(self.store(pace), self.base, self.clock, recipient)
+
+    def kit(self) -> Kit | None:
+        """Return the recovery kit given with ``--kit``."""
+        name = getattr(self.arguments, "kit", None)
+        if name is None:
+            return None
+        from standfast.backup.kit import read_kit  # noqa: PLC0415
+
+        try:
+            return read_kit(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError):
+            raise UsageError(f"cannot read a recovery kit from {name}") from None
+
+    @staticmethod
+    def check_kit(vault: Vault, kit: Kit) -> None:
+        """Refuse a vault that is not the kit's.
+
+        Raises:
+            DamagedError: it is another one.
+        """
+        if kit.vault != vault.info.vault:
+            raise DamagedError(
+                f"the kit is of vault {kit.vault}, and {vault.info.vault} lies at "
+                f"{vault.address}",
+                hint="another vault was put there, or it is another one's kit",
+            )
 
     def trust(self, vault: Vault) -> Trust:
         """Return whose signatures count for this command."""
-        return vault.trust([read_signer(text) for text in self.arguments.signer])
+        kit = self.kit()
+        if kit is not None:
+            self.check_kit(vault, kit)
+        arguments = self.arguments
+        return vault.trust(
+            [read_signer(text) for text in getattr(arguments, "signer", [])],
+            [read_signer(text) for text in getattr(arguments, "pruner", [])],
+            kit.trusted() if kit is not None else [],
+        )
 
     def identity(self, vault: Vault) -> X25519Identity:
         """Return the vault identity, opened with what the command was given."""
         from standfast.backup.opening import open_vault_identity  # noqa: PLC0415
 
-        return open_vault_identity(vault, self._identities())
+        return open_vault_identity(vault, self.identities())
 
     def close(self) -> None:
         """Let go of everything."""
         self._exit.close()
 
-    def _identities(self) -> list[Identity]:
+    def identities(self) -> list[Identity]:
+        """Return the keys and the passphrase that the command was given.
+
+        Raises:
+            NoIdentityError: there are none.
+        """
         from standfast.backup.keyfiles import parse_identities  # noqa: PLC0415
         from standfast.backup.recipients import PassphraseIdentity  # noqa: PLC0415
 

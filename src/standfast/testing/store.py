@@ -81,6 +81,14 @@ class MemoryStore:
                 raise AlreadyThereError(f"{name} is there already")
             self.objects[name] = bytes(whole)
 
+    def replace(self, name: str, data: Buffer) -> None:
+        """Copy the bytes, then show them under the name; see Store."""
+        self._must_exist()
+        whole = bytes(data)
+        self._pace.take(len(whole))
+        with self._lock:
+            self.objects[name] = whole
+
     def get(self, name: str, limit: int) -> bytes:
         """Return an object; see Store."""
         if name not in self.objects:
@@ -231,6 +239,30 @@ class StoreSuite:
         place.store.put("a", bytearray(b"12345"))
         place.store.put("b", memoryview(b"0123456")[1:6])
         assert b"12345" == place.store.get("a", LIMIT) == place.store.get("b", LIMIT)
+
+    def test_replace_takes_the_place_of_another(self, place: Place) -> None:
+        """The new bytes are there, whole, and nothing else is."""
+        place.store.create()
+        place.store.put("object", _data(BIG))
+        for size in (70_000, 0, BIG):
+            data = _data(size)[::-1]
+            place.store.replace("object", data)
+            assert data == place.store.get("object", LIMIT)
+            assert [Entry("object", size, "file")] == place.store.entries()
+
+    def test_replace_of_nothing_makes_an_object(self, place: Place) -> None:
+        """What an interrupted run has not left is made anew."""
+        place.store.create()
+        place.store.replace("object", memoryview(b"data"))
+        place.store.make_stable("")
+        assert b"data" == place.store.get("object", LIMIT)
+
+    def test_replace_where_it_is_not_there(self, place: Place) -> None:
+        """Nothing is made beside a vault that is gone."""
+        with pytest.raises(StoreError):
+            place.store.replace("object", b"data")
+        with pytest.raises(NotFoundError):
+            place.store.entries()
 
     def test_names_in_folders(self, place: Place) -> None:
         """Folders come into being with their objects."""

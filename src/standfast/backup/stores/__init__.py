@@ -75,6 +75,17 @@ class Store(Protocol):
         """
         ...
 
+    def replace(self, name: str, data: Buffer) -> None:
+        """Put an object where another one is, or none.
+
+        Whoever reads meanwhile gets the old or the new one, whole. Only the vault's
+        own files are ever replaced, when its owners change.
+
+        Raises:
+            StoreError: it could not be stored; what was there is untouched.
+        """
+        ...
+
     def get(self, name: str, limit: int) -> bytes:
         """Return an object.
 

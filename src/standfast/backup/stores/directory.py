@@ -23,7 +23,7 @@ from standfast.errors import AlreadyThereError, NotFoundError, StoreError, TooLa
 from standfast.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from standfast.backup.stores import Buffer
     from standfast.pace import Pace
@@ -64,6 +64,15 @@ class DirectoryStore:
 
     def put(self, name: str, data: Buffer) -> None:
         """Write under a temporary name, flush to the disk, then link; see Store."""
+        self._store(name, data, _publish)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        """Write under a temporary name, flush to the disk, then rename; see Store."""
+        self._store(name, data, os.replace)
+
+    def _store(
+        self, name: str, data: Buffer, publish: Callable[[Path, Path], None]
+    ) -> None:
         final = self._root / name
         part = final.with_name(PART_PREFIX + os.urandom(8).hex())
         try:
@@ -74,7 +83,7 @@ class DirectoryStore:
             final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 self._write(part, data)
-                _publish(part, final)
+                publish(part, final)
             finally:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)

@@ -88,6 +88,10 @@ class RetryingStore:
 
         self._again(once)
 
+    def replace(self, name: str, data: Buffer) -> None:
+        """Put an object in another's place; doing so twice is harmless; see Store."""
+        self._again(lambda: self._inner.replace(name, data))
+
     def get(self, name: str, limit: int) -> bytes:
         """Return an object; see Store."""
         return self._again(lambda: self._inner.get(name, limit))

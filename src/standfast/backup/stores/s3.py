@@ -101,14 +101,25 @@ class S3Store:
 
     def put(self, name: str, data: Buffer) -> None:
         """Send an object with its SHA-256, if its name is free; see Store."""
-        view = memoryview(data)
-        digest = hashlib.sha256(view).digest()
-        words: dict[str, Any] = {"ContentLength": len(view)}
-        words["ChecksumSHA256"] = base64.b64encode(digest).decode()
+        words: dict[str, Any] = {}
         if self._keeps_names():
             words["IfNoneMatch"] = "*"
         elif self._size(name) is not None:
             raise AlreadyThereError(f"{name} is there already")
+        self._send(name, data, words)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        """Send an object with its SHA-256, whatever has its name; see Store.
+
+        Where the bucket keeps versions the old one stays behind the new one.
+        """
+        self._send(name, data, {})
+
+    def _send(self, name: str, data: Buffer, words: dict[str, Any]) -> None:
+        view = memoryview(data)
+        digest = hashlib.sha256(view).digest()
+        words["ContentLength"] = len(view)
+        words["ChecksumSHA256"] = base64.b64encode(digest).decode()
         if self._place.lock_days:
             words |= self._retention()
         body = Body(view, self._pace, self._calls)

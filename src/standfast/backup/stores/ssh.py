@@ -83,6 +83,16 @@ _SCRIPTS = {
         'else mv -- "$5" "$3" || exit 1; fi; '
         "echo standfast-done"
     ),
+    # As above. mv would put the new one into a folder, if one lies there.
+    "replace": (
+        _ENTER + 'if [ -n "$2" ]; then mkdir -p -- "$2" && cd -- "$2" || exit 1; fi; '
+        '[ ! -d "$3" ] || exit 1; '
+        "trap 'rm -f -- \"$5\"' 0; trap 'exit 43' 1 2 13 15; "
+        'cat > "$5" || exit 1; '
+        's=$(wc -c < "$5"); [ $((s)) -eq "$4" ] || exit 43; '
+        'mv -f -- "$5" "$3" || exit 1; '
+        "echo standfast-done"
+    ),
     # $1 root, $2 name
     "get": (
         _ENTER + 'if [ -L "$2" ] || [ ! -f "$2" ]; then exit 42; fi; '
@@ -198,19 +208,26 @@ class SshStore:
 
     def put(self, name: str, data: Buffer) -> None:
         """Send bytes to a temporary name there, check their count, link; see Store."""
+        result = self._send("put", name, data)
+        if result.code == TAKEN:
+            raise AlreadyThereError(f"{name} is there already")
+        self._expect_done(result)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        """Send bytes to a temporary name there, check their count, move; see Store."""
+        self._expect_done(self._send("replace", name, data))
+
+    def _send(self, verb: str, name: str, data: Buffer) -> Result:
         folder, _, last = name.rpartition("/")
         part = PART_PREFIX + os.urandom(8).hex()
         view = memoryview(data)
-        with self._script("put", folder, last, str(len(view)), part) as process:
+        with self._script(verb, folder, last, str(len(view)), part) as process:
             with contextlib.suppress(BrokenPipeError):
                 for start in range(0, len(view), WRITE_BYTES):
                     step = view[start : start + WRITE_BYTES]
                     self._pace.take(len(step))
                     process.write(step)
-            result = self._finish(process)
-        if result.code == TAKEN:
-            raise AlreadyThereError(f"{name} is there already")
-        self._expect_done(result)
+            return self._finish(process)
 
     def get(self, name: str, limit: int) -> bytes:
         """Fetch one object; see Store."""

@@ -35,6 +35,7 @@ BLOCK = 32 * 1024
 WINDOW = 64
 FSYNC = "fsync@openssh.com"
 HARD_LINK = "hardlink@openssh.com"
+POSIX_RENAME = "posix-rename@openssh.com"
 
 
 class Kind(IntEnum):

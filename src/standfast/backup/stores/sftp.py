@@ -35,6 +35,7 @@ from standfast.host.sftp import (
     OPEN_NEW,
     OPEN_READ,
     OPEN_WRITE,
+    POSIX_RENAME,
     Code,
     Kind,
     SftpError,
@@ -45,7 +46,7 @@ from standfast.host.sftp import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from standfast.backup.stores import Buffer
     from standfast.host.sftp import Attributes, Session
@@ -96,6 +97,15 @@ class SftpStore:
 
     def put(self, name: str, data: Buffer) -> None:
         """Write under a temporary name, flush, link; see Store."""
+        self._store(name, data, self._publish)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        """Write under a temporary name, flush, rename over the old; see Store."""
+        self._store(name, data, self._supplant)
+
+    def _store(
+        self, name: str, data: Buffer, publish: Callable[[Session, str, str], None]
+    ) -> None:
         folder, _, _ = name.rpartition("/")
         part = self._path("/".join(filter(None, (folder, _part()))))
         with self._session() as session:
@@ -105,11 +115,11 @@ class SftpStore:
             for step in folder.split("/") if folder else []:
                 place = f"{place}/{step}"
                 self._make_folder(session, place)
-            if self._look(session, self._path(name)) is not None:
-                raise AlreadyThereError(f"{name} is there already")
+            if publish == self._publish:
+                self._expect_free(session, name)
             try:
                 self._write(session, part, memoryview(data))
-                self._publish(session, part, name)
+                publish(session, part, name)
             finally:
                 with contextlib.suppress(SftpError, HostUnreachableError):
                     session.ask(Kind.REMOVE, string(part))
@@ -303,6 +313,23 @@ class SftpStore:
         finally:
             with contextlib.suppress(SftpError, HostUnreachableError):
                 session.close_handle(opened)
+
+    def _expect_free(self, session: Session, name: str) -> None:
+        if self._look(session, self._path(name)) is not None:
+            raise AlreadyThereError(f"{name} is there already")
+
+    def _supplant(self, session: Session, part: str, name: str) -> None:
+        """Give a finished file a name that may be another's, in one step.
+
+        The protocol's own rename replaces nothing; OpenSSH's does.
+        """
+        if POSIX_RENAME not in session.extensions:
+            raise StoreError(
+                f"{self.address} cannot replace a file in one step",
+                hint="reach the vault another way to change its owners",
+                transient=False,
+            )
+        session.extended(POSIX_RENAME, part, self._path(name))
 
     def _publish(self, session: Session, part: str, name: str) -> None:
         """Give a finished file its name; neither way replaces one."""

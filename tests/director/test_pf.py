@@ -391,14 +391,14 @@ def test_connections_count_a_flow_once() -> None:
     pf, _ = driver(
         Pool.HASH, line("pfctl -s states", _capture("freebsd-14-pfctl-ss-vv"))
     )
-    assert 2 == pf.connections(Backend("b1", Address("10.2.1.251", 443)))
-    assert 0 == pf.connections(Backend("b2", Address("10.2.1.250", 443)))
+    assert 2 == pf.connections(Backend("b1", Address("10.2.1.251", 443)), wanted())
+    assert 0 == pf.connections(Backend("b2", Address("10.2.1.250", 443)), wanted())
 
 
 def test_a_flow_is_told_with_its_age() -> None:
     """From `backend (virtual) <- client`; the state behind it does not name it."""
     pf, _ = driver(Pool.HASH, line("pfctl -ss -v", _capture("freebsd-14-pfctl-ss-vv")))
-    (flow,) = pf.flows(Address("203.0.113.10", 443))
+    (flow,) = pf.flows(wanted())
     assert ("198.51.100.7:51812", "10.2.1.251:443") == (
         str(flow.client),
         str(flow.backend),
@@ -411,7 +411,7 @@ def test_a_flow_is_told_with_its_age() -> None:
 
 def test_connections_that_cannot_be_listed_are_unknown() -> None:
     pf, _ = driver(Pool.HASH, line("pfctl -s states", code=1))
-    assert pf.connections(BACKENDS["b1"]) is None
+    assert pf.connections(BACKENDS["b1"], wanted()) is None
 
 
 def test_a_kill_names_each_state_and_then_the_source_nodes() -> None:
@@ -426,7 +426,7 @@ def test_a_kill_names_each_state_and_then_the_source_nodes() -> None:
         line(nodes),
     )
 
-    assert 2 == pf.kill(Backend("b1", Address("10.2.1.251", 443)))
+    assert 2 == pf.kill(Backend("b1", Address("10.2.1.251", 443)), wanted())
     assert ["pfctl -ss -vv", *kills, nodes] == [asked for asked, _ in host.asked]
 
 

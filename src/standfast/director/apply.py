@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from standfast.director import plan, record
+from standfast.director.conntrack import OVER
 from standfast.director.control import ControlError, serve
 from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
@@ -37,7 +38,7 @@ from standfast.units import parse_duration
 
 if TYPE_CHECKING:
     import random  # noqa: TID251 - the type; the values are handed in
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from standfast.clock import Clock
     from standfast.director.config import Config
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from standfast.director.election import Election
     from standfast.director.election.rank import RankState
     from standfast.director.health import Outcome
-    from standfast.director.model import Flow, Service
+    from standfast.director.model import Backend, Flow, Service
     from standfast.director.notify import Notifier
     from standfast.director.plane import Plane
     from standfast.host import Host
@@ -112,7 +113,7 @@ class Daemon:
             self.peering = Peering(
                 config.file.peer,
                 clock=clock,
-                host=host,
+                look=self._misplaceable,
                 say=self.say,
                 mark=self.plane.mark,
                 told=self._told,
@@ -222,7 +223,8 @@ class Daemon:
                 return {"sentence": self._order(order, request)}
             case "kill":
                 backend = self._backend(request)
-                count = await asyncio.to_thread(self.driver.kill, backend)
+                wanted = self._wanted()
+                count = await asyncio.to_thread(self.driver.kill, backend, wanted)
                 self.say(f"{backend.name}: {count} connections were cut")
                 return {"cut": count}
             case "where":
@@ -416,16 +418,20 @@ class Daemon:
     async def _count(self, names: Any) -> None:  # noqa: ANN401 - from JSON
         for name in names if isinstance(names, list) else self.state.backends:
             backend = self.state.backends.get(name)
-            if backend is not None and not self._tracked(str(name)):
-                self.left[name] = None
-            elif backend is not None:
-                with contextlib.suppress(Exception):
-                    count = await asyncio.to_thread(self.driver.connections, backend)
-                    self.left[name] = count
+            if backend is not None:
+                self.left[name] = await self._connections(backend)
 
-    def _tracked(self, name: str) -> bool:
-        """Return whether conntrack sees all flows of a backend: mode nat alone."""
-        return all(s.mode == "nat" for s in self.state.services if name in s.backends)
+    async def _connections(self, backend: Backend) -> int | None:
+        """Return how many a backend has left; None when that cannot be told."""
+        with contextlib.suppress(StandfastError):
+            return await asyncio.to_thread(
+                self.driver.connections, backend, self._wanted()
+            )
+        return None
+
+    def _misplaceable(self, wanted: Wanted) -> Sequence[Flow]:
+        """Return the flows that a peer's hash may misplace; pf does not hash as we."""
+        return self.driver.flows(wanted) if self.config.file.driver != "pf" else ()
 
     async def _where(self, text: str) -> list[dict[str, Any]]:
         try:
@@ -441,13 +447,13 @@ class Daemon:
             peer_pins=self.peering.pushed if self.peering else (),
             peer_agrees=agrees is Agreement.SAME,
         )
+        flows: Sequence[Flow] = ()
+        with contextlib.suppress(StandfastError):
+            flows = await asyncio.to_thread(self.driver.flows, self._wanted())
         found = []
         for service, virtual in scene.virtuals(client):
-            flows: list[Flow] = []
-            if service.mode == "nat":
-                with contextlib.suppress(StandfastError):
-                    flows = await asyncio.to_thread(self.driver.flows, virtual)
-            found.append(asdict(scene.place(client, service, virtual, flows)))
+            mine = [f for f in flows if f.virtual == virtual and f.state not in OVER]
+            found.append(asdict(scene.place(client, service, virtual, mine)))
         return found
 
     def _peer_row(self) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from standfast.director import conntrack
 from standfast.director.election.rank import Agreement
 from standfast.director.model import parse_address
 from standfast.director.peer_channel import PeerChannel, PeerStatus, read_key
@@ -21,14 +20,13 @@ from standfast.director.pins import PIN_MAX_S, misplaced
 from standfast.errors import StandfastError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from standfast.clock import Clock
     from standfast.director.config import PeerSection
     from standfast.director.mastership import Say
-    from standfast.director.model import Pin, Wanted
+    from standfast.director.model import Flow, Pin, Wanted
     from standfast.director.plan import Told
-    from standfast.host import Host
 
 log = logging.getLogger("standfast.director")
 
@@ -49,7 +47,7 @@ class Peering:
     Args:
         section: where the peer is, and the key.
         clock: wall time, for when pins end.
-        host: where conntrack runs.
+        look: lists the flows that are under way; it may block.
         say: takes a sentence.
         mark: called when the pins have changed.
         told: takes an order that the peer was given.
@@ -65,7 +63,7 @@ class Peering:
         section: PeerSection,
         *,
         clock: Clock,
-        host: Host,
+        look: Callable[[Wanted], Sequence[Flow]],
         say: Say,
         mark: Callable[[], None],
         told: Callable[[Told], None],
@@ -78,7 +76,7 @@ class Peering:
         key = read_key(Path(section.key_file))
         self._channel = PeerChannel(self, clock, key=key, listen=listen, peer=peer)
         self._clock = clock
-        self._host = host
+        self._look = look
         self._say = say
         self._mark = mark
         self._told = told
@@ -208,20 +206,16 @@ class Peering:
 
     async def _push(self, wanted: Wanted) -> None:
         try:
-            listing = await asyncio.to_thread(self._listing)
+            missed = await asyncio.to_thread(self._missed, wanted)
         except StandfastError as error:
             log.warning("cannot see the flows: %s", error.message)
             return
-        virtuals = {v for service in wanted.services for v in service.virtual}
-        found = conntrack.flows(conntrack.entries(listing), virtuals)
-        missed = misplaced(found, wanted, self._clock.now())
-        pins = {p.client: p for p in (*self.pins, *missed)}
+        pins = {(p.client, p.virtual): p for p in (*self.pins, *missed)}
         self.pushed = tuple(sorted(pins.values()))
         self._channel.push(self.pushed)
         if len(pins) != self._pushed:
             self._pushed = len(pins)
             log.info("%d flows need a pin on the peer", len(pins))
 
-    def _listing(self) -> str:
-        result = self._host.run(conntrack.ARGV, ok=(0, 1), timeout=10)
-        return result.stdout.decode(errors="replace")
+    def _missed(self, wanted: Wanted) -> list[Pin]:
+        return misplaced(self._look(wanted), wanted, self._clock.now())

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from standfast.director.model import (
-        Address,
         Backend,
         Capabilities,
         Change,
@@ -67,19 +66,24 @@ class Driver(Protocol):
         """
         ...
 
-    def connections(self, backend: Backend) -> int | None:
-        """Return how many connections the backend has; None when unknowable."""
+    def connections(self, backend: Backend, wanted: Wanted) -> int | None:
+        """Return how many connections the backend has; None when unknowable.
+
+        Args:
+            backend: whose.
+            wanted: only names the services and how they are steered.
+        """
         ...
 
-    def flows(self, virtual: Address) -> list[Flow]:
-        """Return the flows through a virtual address that the kernel tracks.
+    def flows(self, wanted: Wanted) -> list[Flow]:
+        """Return the flows through the virtual addresses that the kernel knows.
 
         Raises:
             DriverError: it could not be asked.
         """
         ...
 
-    def kill(self, backend: Backend) -> int:
+    def kill(self, backend: Backend, wanted: Wanted) -> int:
         """Forget every connection of the backend; return how many there were."""
         ...
 

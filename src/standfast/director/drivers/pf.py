@@ -197,7 +197,7 @@ class PfDriver:
             command, _, stdin = change.command.partition("\n")
             self._run(*shlex.split(command), stdin=stdin)
 
-    def connections(self, backend: Backend) -> int | None:
+    def connections(self, backend: Backend, wanted: Wanted) -> int | None:  # noqa: ARG002
         """Return how many clients have an open flow with a backend; see Driver."""
         try:
             listing = pf_output.states(self._pfctl("-s", "states", anchor=False))
@@ -205,12 +205,13 @@ class PfDriver:
             return None
         return sum(len(pf_output.flows_of(listing, a)) for a in _addresses(backend))
 
-    def flows(self, virtual: Address) -> list[Flow]:
-        """Return the flows through a virtual address; see Driver."""
+    def flows(self, wanted: Wanted) -> list[Flow]:
+        """Return the flows through the virtual addresses; see Driver."""
         listing = pf_output.states(self._pfctl("-ss", "-v", anchor=False))
-        return pf_output.through(listing, virtual)
+        virtuals = [v for service in wanted.services for v in service.virtual]
+        return [f for v in virtuals for f in pf_output.through(listing, v)]
 
-    def kill(self, backend: Backend) -> int:
+    def kill(self, backend: Backend, wanted: Wanted) -> int:  # noqa: ARG002
         """End every flow of a backend; see Driver.
 
         ``-k ANY -k BACKEND`` compares addresses as they are on the wire, and on the

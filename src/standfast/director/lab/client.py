@@ -39,7 +39,9 @@ async def once(to: str, port: int | None = None) -> tuple[str, str]:
             reader, writer = await asyncio.open_connection(
                 to,
                 80,
-                local_addr=("0.0.0.0", port) if port else None,  # noqa: S104
+                local_addr=("::" if ":" in to else "0.0.0.0", port)  # noqa: S104
+                if port
+                else None,
             )
             head = "GET / HTTP/1.1\r\nHost: lab\r\n"
             writer.write(f"{head}Connection: close\r\n\r\n".encode())

@@ -3,7 +3,10 @@
 client 10.50.0.2 - front - a, b (10.50.0.11/.12, virtual 10.50.0.100) - back -
 h1 h2 h3 (10.60.0.21-23, default route 10.60.0.1, which moves with the virtual
 address) and the origin 10.60.0.50. Everything lives in namespaces named after this
-process, and in one temporary folder; ``close`` removes both.
+process, and in one temporary folder; ``close`` removes both. With ``family=6`` the
+same in 2001:db8:50::/64 and 2001:db8:60::/64. With ``mode="dsr"`` the nodes have a cable
+to the front too, and the virtual address on their loopback, for they answer clients
+themselves.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from standfast.clock import Clock
+    from standfast.director.model import Family, Mode
     from standfast.host import Host
     from standfast.host.process import Process
 
@@ -35,6 +40,13 @@ NODES = {"h1": "10.60.0.21", "h2": "10.60.0.22", "h3": "10.60.0.23"}
 DIRECTORS = {"a": 11, "b": 12}
 NEEDS = ("ip", "nft", "haproxy", "conntrack", "sysctl")
 START_SECONDS = 8.0
+NETS = {4: ("10.50.0.", "10.60.0.", 24), 6: ("2001:db8:50::", "2001:db8:60::", 64)}
+# Nodes that answer for an address which others hold must not be heard by ARP.
+SILENT = (
+    "net.ipv4.conf.all.arp_ignore=1",
+    "net.ipv4.conf.all.arp_announce=2",
+    "net.ipv4.conf.all.rp_filter=0",
+)
 
 HAPROXY = """
 global
@@ -50,6 +62,7 @@ defaults
 frontend web
   mode http
   bind {ip}:80
+  {bind}:80
   monitor-uri /health
   monitor fail if {{ nbsrv(app) lt 1 }}
   http-request return status 503 if {{ var(proc.sick) -m found }}
@@ -61,6 +74,7 @@ backend app
 frontend raw
   mode tcp
   bind {ip}:81
+  {bind}:81
   default_backend line
 backend line
   mode tcp
@@ -110,9 +124,17 @@ class Rig:
     Args:
         host: this machine.
         clock: for waiting.
+        family: 4 or 6, of all addresses.
+        mode: how its directors steer, unless they are told otherwise.
     """
 
-    def __init__(self, host: Host, clock: Clock) -> None:
+    def __init__(
+        self, host: Host, clock: Clock, *, family: Family = 4, mode: Mode = "nat"
+    ) -> None:
+        front, back, self._bits = NETS[family]
+        self.front, self.back, self.family, self.mode = front, back, family, mode
+        self.virtual, self.inner, self.origin = f"{front}100", f"{back}1", f"{back}50"
+        self.nodes = {name: f"{back}{20 + n}" for n, name in enumerate(NODES, 1)}
         self.host = host
         self.clock = clock
         self.folder = Path(tempfile.mkdtemp(prefix="standfast-lab-"))
@@ -138,15 +160,14 @@ class Rig:
         for bridge in ("front", "back"):
             self.inside("sw", "ip", "link", "add", bridge, "type", "bridge")
             self.inside("sw", "ip", "link", "set", bridge, "up")
-        self._cable("client", "front", "10.50.0.2/24")
-        self._cable("origin", "back", f"{ORIGIN}/24")
+        self._cable("client", "front", f"{self.front}2")
+        self._cable("origin", "back", self.origin)
         for name, last in DIRECTORS.items():
-            self._cable(name, "front", f"10.50.0.{last}/24")
-            self._cable(name, "back", f"10.60.0.{last}/24")
-        for name, ip in NODES.items():
-            self._cable(name, "back", f"{ip}/24")
-            self.inside(name, "ip", "route", "add", "default", "via", INNER)
-        self.start("origin", [*python("origin"), ORIGIN], space="origin")
+            self._cable(name, "front", f"{self.front}{last}")
+            self._cable(name, "back", f"{self.back}{last}")
+        for name, ip in self.nodes.items():
+            self._node(name, ip)
+        self.start("origin", [*python("origin"), self.origin], space="origin")
         for name in NODES:
             self.start_haproxy(name)
 
@@ -224,7 +245,11 @@ class Rig:
         """Start one HAProxy, and wait for its socket."""
         path = self.folder / f"{name}.cfg"
         text = HAPROXY.format(
-            folder=self.folder, name=name, ip=NODES[name], origin=ORIGIN
+            folder=self.folder,
+            name=name,
+            ip=self.written(self.nodes[name]),
+            bind=f"bind {self.written(self.virtual)}" if self.mode == "dsr" else "# ",
+            origin=self.written(self.origin),
         )
         path.write_text(text, encoding="ascii")
         self.start(name, ["haproxy", "-db", "-f", str(path)], space=name)
@@ -236,7 +261,7 @@ class Rig:
         name: str,
         *,
         election: str,
-        mode: str = "nat",
+        mode: str = "",
         elect: str = "",
         more: str = "",
     ) -> None:
@@ -247,16 +272,17 @@ class Rig:
         text = CONFIG.format(
             name=name,
             folder=self.folder,
-            virtual=VIRTUAL,
-            inner=INNER,
-            mode=mode,
+            virtual=self.written(self.virtual),
+            inner=self.inner,
+            mode=mode or self.mode,
             election=election,
             interval="1s" if election == "carp" else "100ms",
             elect=elect,
             priority=150 if name == "a" else 100,
             peer=self._peer(name) if election in ("vrrp", "carp") else "",
             backends="\n".join(
-                f'[backend.{node}]\naddress = "{ip}"' for node, ip in NODES.items()
+                f'[backend.{node}]\naddress = "{ip}"\nmac = "{_mac(ip)}"'
+                for node, ip in self.nodes.items()
             ),
         )
         path = self.folder / f"{name}.toml"
@@ -267,8 +293,8 @@ class Rig:
 
     def give_addresses(self, name: str) -> None:
         """Configure the moving addresses by hand, for a director without election."""
-        self.inside(name, "ip", "address", "replace", f"{VIRTUAL}/32", "dev", "front")
-        self.inside(name, "ip", "address", "replace", f"{INNER}/32", "dev", "back")
+        for address, side in ((self.virtual, "front"), (self.inner, "back")):
+            self._give(name, "replace", f"{address}/{self._whole}", side)
 
     def secret(self) -> Path:
         """Return a passphrase file that all directors share."""
@@ -326,7 +352,7 @@ class Rig:
 
     def job(self, **job: Any) -> Process:  # noqa: ANN401
         """Start a job in the client's namespace."""
-        argv = [*python("client"), json.dumps({"to": VIRTUAL, **job})]
+        argv = [*python("client"), json.dumps({"to": self.virtual, **job})]
         return self.start(f"job {job['job']}", argv, space="client")
 
     def result(self, process: Process, seconds: float = 60.0) -> Any:  # noqa: ANN401
@@ -353,8 +379,9 @@ class Rig:
             key.write_bytes(os.urandom(32))
         other = next(last for n, last in DIRECTORS.items() if n != name)
         return (
-            f'[peer]\naddress = "10.60.0.{other}:7777"\n'
-            f'listen = "10.60.0.{DIRECTORS[name]}:7777"\nkey_file = "{key}"'
+            f'[peer]\naddress = "{self.written(f"{self.back}{other}")}:7777"\n'
+            f'listen = "{self.written(f"{self.back}{DIRECTORS[name]}")}:7777"\n'
+            f'key_file = "{key}"'
         )
 
     def _answers(self, name: str) -> bool:
@@ -367,21 +394,49 @@ class Rig:
             return False
         return True
 
+    def written(self, ip: str) -> str:
+        """Return an address as it stands before a port."""
+        return f"[{ip}]" if ":" in ip else ip
+
+    @property
+    def _whole(self) -> int:
+        """How many bits an address has."""
+        return 128 if self.family == 6 else 32  # noqa: PLR2004
+
     def _space(self, name: str) -> None:
         space = self.space(name)
         self.host.run(["ip", "netns", "add", space])
         self._spaces.append(space)
+        # Nobody else lives here: an IPv6 address is used at once.
+        self.inside(name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
         self.inside(name, "ip", "link", "set", "lo", "up")
+
+    def _node(self, name: str, ip: str) -> None:
+        self._cable(name, "back", ip)
+        self.inside(name, "ip", "link", "set", "back", "address", _mac(ip))
+        if self.mode == "dsr":
+            self.inside(name, "sysctl", "-qw", *SILENT)
+            self._cable(name, "front", f"{self.front}{ip.removeprefix(self.back)}")
+            self._give(name, "add", f"{self.virtual}/{self._whole}", "lo")
+        self.inside(name, "ip", "route", "add", "default", "via", self.inner)
+
+    def _give(self, name: str, how: str, address: str, side: str) -> None:
+        more = ["nodad"] if self.family == 6 else []  # noqa: PLR2004
+        self.inside(name, "ip", "address", how, address, "dev", side, *more)
 
     def _cable(self, name: str, side: str, address: str) -> None:
         far = f"{name}-{side}"
         add = ["ip", "-n", self.space("sw"), "link", "add", far, "type", "veth"]
         self.host.run([*add, "peer", "name", side, "netns", self.space(name)])
         self.inside("sw", "ip", "link", "set", far, "master", side, "up")
-        self.inside(name, "ip", "address", "add", address, "dev", side)
+        self._give(name, "add", f"{address}/{self._bits}", side)
         self.inside(name, "ip", "link", "set", side, "up")
 
 
 def python(module: str) -> list[str]:
     """Return the command that runs a module of the lab."""
     return [sys.executable, "-m", f"standfast.director.lab.{module}"]
+
+
+def _mac(ip: str) -> str:
+    return f"02:00:00:00:00:{re.split('[.:]', ip)[-1]}"

@@ -258,4 +258,5 @@ class Mastership:
             holder=self.role is Role.MASTER,
             # Without a backend nobody could have answered.
             unproved=unproved if healthy else "",
+            pinned=self._peering.settled() if self._peering else True,
         )

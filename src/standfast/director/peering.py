@@ -33,6 +33,8 @@ log = logging.getLogger("standfast.director")
 LOOK_SECONDS = 1.0
 # Tables of two directors differ for a moment whenever one sees a change first.
 DIFFERENCE_SECONDS = 5.0
+# A peer that lives is heard five times in so long.
+SILENCE_SECONDS = 1.0
 _ALARMS = {
     Agreement.DIFFERENT: "the peer has another configuration: services, seeds or "
     "backends differ, so a failover would break connections",
@@ -81,6 +83,8 @@ class Peering:
         self._mark = mark
         self._told = told
         self._holder = False
+        self._settled = False
+        self._began = clock.monotonic()
         self._ours = ("", "")
         self._agreed = Agreement.UNKNOWN
         self._differs_since: float | None = None
@@ -134,6 +138,20 @@ class Peering:
         """Let the peer know the orders that were given here."""
         self._channel.order(orders)
 
+    def settled(self) -> bool:
+        """Return whether the holder's pins are here, or there is no holder to ask.
+
+        Who has just started must not take the addresses from a peer before: flows
+        that only a pin can place would be lost. A peer that is not heard at once is
+        not waited for.
+        """
+        if not self._settled:
+            if self.status is not None:
+                self._settled = self.status.role != "master"
+            else:
+                self._settled = self._clock.monotonic() - self._began > SILENCE_SECONDS
+        return self._settled
+
     def agreement(self) -> Agreement:
         """Return whether the peer steers as we do, tables compared moments apart."""
         return self._agreed
@@ -149,6 +167,7 @@ class Peering:
         """See Listener; a holder keeps what it was given before it held."""
         if self._holder:
             return
+        self._settled = True
         keys = {(pin.client, pin.virtual, pin.backend) for pin in pins}
         held = {(pin.client, pin.virtual, pin.backend) for pin in self.pins}
         self.pins = pins

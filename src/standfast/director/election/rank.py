@@ -47,6 +47,7 @@ class Fitness:
         holder: whether it holds the addresses now.
         unproved: why no probe came back through the addresses when this node took
             them; empty when one did, or none was sent.
+        pinned: whether it knows which flows the holder's hash misplaces.
     """
 
     healthy: int
@@ -56,6 +57,7 @@ class Fitness:
     willing: bool = True
     holder: bool = False
     unproved: str = ""
+    pinned: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,20 @@ def _limit(policy: RankPolicy, fitness: Fitness) -> tuple[int, str]:
     """Return the most that a node may claim, whatever it reaches, and why."""
     if not fitness.willing:
         return RANK_UNFIT, "an operator keeps this node from mastership"
-    if fitness.loaded is None:
-        return RANK_UNFIT, "could not tell whether the rules are loaded"
     if not fitness.loaded:
-        return RANK_UNFIT, "the rules are not loaded"
+        unsure = "could not tell whether the rules are loaded"
+        words = "the rules are not loaded" if fitness.loaded is False else unsure
+        return RANK_UNFIT, words
     limit = RANK_HIGHEST if fitness.holder else _difference(policy, fitness.agreement)
     if limit < RANK_HIGHEST:
-        words = {
+        reasons = {
             Agreement.DIFFERENT: "the peer has another configuration",
             Agreement.TABLE: "the peer has another table",
         }
         silent = "the peer is silent, so its table is not known"
-        return limit, words.get(fitness.agreement, silent)
+        return limit, reasons.get(fitness.agreement, silent)
+    if not fitness.holder and not fitness.pinned:
+        return RANK_LOWEST, "the holder's pins have not come yet"
     if fitness.unproved:
         return RANK_LOWEST, fitness.unproved
     return RANK_HIGHEST, ""

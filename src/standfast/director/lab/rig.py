@@ -4,7 +4,7 @@ client 10.50.0.2 - front - a, b (10.50.0.11/.12, virtual 10.50.0.100) - back -
 h1 h2 h3 (10.60.0.21-23, default route 10.60.0.1, which moves with the virtual
 address) and the origin 10.60.0.50. Everything lives in namespaces named after this
 process, and in one temporary folder; ``close`` removes both. With ``family=6`` the
-same in 2001:db8:50::/64 and 2001:db8:60::/64. With ``mode="dsr"`` the nodes have a cable
+same in 2001:db8:50::/64 and 2001:db8:60::/64. With ``mode="dsr"`` nodes have a cable
 to the front too, and the virtual address on their loopback, for they answer clients
 themselves.
 """
@@ -101,7 +101,7 @@ path = "/"
 host = "lab"
 interval = "100ms"
 fast = "20ms"
-deadline = "50ms"
+deadline = "{deadline}"
 rise = 2
 fall = 2
 [policy.damping]
@@ -126,11 +126,19 @@ class Rig:
         clock: for waiting.
         family: 4 or 6, of all addresses.
         mode: how its directors steer, unless they are told otherwise.
+        deadline: of their probes.
     """
 
     def __init__(
-        self, host: Host, clock: Clock, *, family: Family = 4, mode: Mode = "nat"
+        self,
+        host: Host,
+        clock: Clock,
+        *,
+        family: Family = 4,
+        mode: Mode = "nat",
+        deadline: str = "50ms",
     ) -> None:
+        self.deadline = deadline
         front, back, self._bits = NETS[family]
         self.front, self.back, self.family, self.mode = front, back, family, mode
         self.virtual, self.inner, self.origin = f"{front}100", f"{back}1", f"{back}50"
@@ -274,6 +282,7 @@ class Rig:
             folder=self.folder,
             virtual=self.written(self.virtual),
             inner=self.inner,
+            deadline=self.deadline,
             mode=mode or self.mode,
             election=election,
             interval="1s" if election == "carp" else "100ms",

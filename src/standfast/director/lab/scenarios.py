@@ -156,7 +156,7 @@ def daemon_killed(rig: Rig) -> Finding:
     rows = rig.result(load)
     failed = sum(bool(error) for *_, error in rows)
     seen = rig.result(held)["alive"]
-    alive = sum(seen.get(kind, 0) for kind in _KINDS)
+    alive = sum(seen.get(kind, 0) for kind in KINDS)
     again = rig.states("a")["h2"]
     return Finding(
         "daemon-killed",
@@ -232,7 +232,7 @@ SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     "power-off": power_off,
     "drain-failover": drain_then_failover,
 }
-_KINDS = ("downloads", "client_first", "server_first")
+KINDS = ("downloads", "client_first", "server_first")
 
 
 def single(rig: Rig) -> None:
@@ -290,7 +290,7 @@ def survived(rig: Rig, name: str, held: Any, bar: float) -> Finding:  # noqa: AN
     """Say how many of what ``hold`` opened live; they stalled at most ``bar``."""
     seen = rig.result(held)
     alive = seen["alive"]
-    counts = [alive.get(kind, 0) for kind in _KINDS]
+    counts = [alive.get(kind, 0) for kind in KINDS]
     stall = seen["stall"]
     return Finding(
         name,

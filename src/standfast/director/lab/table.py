@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from standfast.director.lab import elections, scenarios
+from standfast.director.lab import elections, planes, scenarios
 from standfast.director.lab.rig import Rig
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     **scenarios.SCENARIOS,
+    **planes.SCENARIOS,
     **elections.SCENARIOS,
 }
 
 
 def play(name: str, host: Host, clock: Clock) -> Finding:
     """Build a rig, run one scenario, and take the rig down whatever happens."""
-    rig = Rig(host, clock)
+    rig = Rig(host, clock, **planes.RIGS.get(name, {}))
     try:
         rig.build()
         return SCENARIOS[name](rig)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from standfast.director import plan, record
 from standfast.director.conntrack import OVER
 from standfast.director.control import ControlError, serve
+from standfast.director.election.model import Role
 from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
 from standfast.director.mastership import Mastership
@@ -117,6 +118,7 @@ class Daemon:
                 say=self.say,
                 mark=self.plane.mark,
                 told=self._told,
+                holds=lambda: self.mastership.role is Role.MASTER,
             )
         self.mastership = Mastership(
             lambda: self.config,

@@ -53,6 +53,8 @@ class Peering:
         say: takes a sentence.
         mark: called when the pins have changed.
         told: takes an order that the peer was given.
+        holds: returns whether we hold the addresses now. A peer that has just lost
+            them to us says that it wants no pins, and that must not empty ours.
 
     Attributes:
         status: what the peer said last; None while it is away.
@@ -69,6 +71,7 @@ class Peering:
         say: Say,
         mark: Callable[[], None],
         told: Callable[[Told], None],
+        holds: Callable[[], bool],
     ) -> None:
         try:
             listen = parse_address(section.listen)
@@ -82,7 +85,7 @@ class Peering:
         self._say = say
         self._mark = mark
         self._told = told
-        self._holder = False
+        self._holds = holds
         self._settled = False
         self._began = clock.monotonic()
         self._ours = ("", "")
@@ -122,12 +125,11 @@ class Peering:
         """Say how we are and which flows need a pin, for ever."""
         while True:
             status, wanted = own()
-            self._holder = status.role == "master"
             self._channel.say(status)
             self._drop_old()
             self._ours = (status.configuration, status.digest)
             self._compare()
-            if self._holder:
+            if self._holds():
                 await self._push(wanted)
             else:
                 self.pushed = ()
@@ -165,7 +167,7 @@ class Peering:
 
     def peer_pins(self, pins: tuple[Pin, ...]) -> None:
         """See Listener; a holder keeps what it was given before it held."""
-        if self._holder:
+        if self._holds():
             return
         self._settled = True
         keys = {(pin.client, pin.virtual, pin.backend) for pin in pins}

@@ -71,7 +71,7 @@ def read_listings(listings: Mapping[str, Rows], wanted: Wanted) -> NftObserved:
         for body in _bodies(rows):
             if not body["name"].startswith("b_"):
                 maps[kind, body["name"]] = dict(_elements(body.get("elem", [])))
-    guarded = [v for (_, name), v in maps.items() if name == "guarded"]
+    guarded = [v for (_, name), v in maps.items() if name.startswith("guarded")]
     return NftObserved(
         present=bool(listings),
         fingerprint=marks.pop() if len(marks) == 1 else "",

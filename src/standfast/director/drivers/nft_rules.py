@@ -93,10 +93,18 @@ def wanted_maps(wanted: Wanted) -> Maps:
         for number, virtual in enumerate(service.virtual):
             kind = table_kind(service, virtual)
             maps[kind, f"m_{service.name}_{number}"] = _slots(wanted, service, number)
-            guard = (FAMILIES[virtual.family], "guarded")
-            elements = maps.setdefault(guard, {})
-            if wanted.guard:
-                elements[f"{virtual.ip} . {virtual.port}"] = ""
+            doors = [(FAMILIES[virtual.family], "guarded")]
+            if service.mode == "dsr":
+                doors.append(("netdev", f"guarded{virtual.family}"))
+            for door in doors:
+                elements = maps.setdefault(door, {})
+                if wanted.guard:
+                    elements[f"{virtual.ip} . {virtual.port}"] = ""
+    _add_pins(maps, wanted)
+    return maps
+
+
+def _add_pins(maps: Maps, wanted: Wanted) -> None:
     for kind in families(wanted):
         for name in PIN_MAPS[kind]:
             maps.setdefault((kind, name), {})
@@ -109,7 +117,6 @@ def wanted_maps(wanted: Wanted) -> Maps:
                 key = f"{pin.client.ip} . {pin.client.port} . {pin.virtual.ip}"
                 where = pin_map(service, pin.virtual)
                 maps[where][f"{key} . {pin.virtual.port}"] = value
-    return maps
 
 
 def table_kind(service: Service, virtual: Address) -> str:
@@ -419,7 +426,18 @@ def _netdev(wanted: Wanted, maps: Maps) -> list[str]:
     for family, three in FAMILIES.items():
         name = f"pin_raw{family}"
         lines += _pins(name, three, "verdict", maps.get(("netdev", name)))
-    rules = [f'type filter hook ingress device "{wanted.front}" priority 0;']
+    rules = [
+        f'type filter hook ingress device "{wanted.front}" priority 0;',
+        # What a switch floods to us is another machine's.
+        "meta pkttype != host accept",
+    ]
+    for family, three in FAMILIES.items():
+        name = f"guarded{family}"
+        held = maps.get(("netdev", name))
+        lines += _held("set", name, f"type {_both(three)}", held)
+        rules.append(
+            f"meta l4proto {{ tcp, udp }} {three} daddr . th dport @{name} drop"
+        )
     farms = [_Farm("netdev", wanted, s, n) for s, n, _ in _mine(wanted, "netdev")]
     for farm in farms:
         lines += farm.sets(maps)

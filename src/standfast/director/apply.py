@@ -20,6 +20,7 @@ from standfast.director.control import ControlError, serve
 from standfast.director.election.model import Role
 from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
+from standfast.director.leaving import is_over, with_former
 from standfast.director.mastership import Mastership
 from standfast.director.model import (
     BackendState,
@@ -57,6 +58,7 @@ log = logging.getLogger("standfast.director")
 JITTER = 0.05  # of an interval, so that directors do not fall into step
 _AGREES = {Agreement.SAME: "same", Agreement.UNKNOWN: "unknown"}
 _DIFFERS = {Agreement.TABLE: "table", Agreement.DIFFERENT: "configuration"}
+LEAVE_EVERY = 2.0  # seconds between two looks at who leaves
 LATE_KEPT = 65536  # how many probes' lateness is remembered
 
 
@@ -151,6 +153,7 @@ class Daemon:
                 self.mastership.work(),
                 self._beat(),
                 self.mastership.follow(),
+                self._see_off(),
             )
         ]
         try:
@@ -197,6 +200,7 @@ class Daemon:
         self.mastership.review()
         self._event(self._configured(config))
         self.start_probes()
+        self._keep()
         return "the configuration was read"
 
     def say(self, sentence: str, weight: int = logging.INFO) -> None:
@@ -253,8 +257,10 @@ class Daemon:
             "now": self._clock.now(),
             "election": self.mastership.row(),
             "peer": self._peer_row(),
-            "services": [self._service_row(s, wanted) for s in wanted.services],
-            "backends": [self._backend_row(name) for name in self.state.backends],
+            "services": [
+                self._service_row(s, wanted) for s in self.state.services
+            ],
+            "backends": [self._backend_row(name) for name in self._names()],
             "sentences": [list(pair) for pair in self.sentences],
         }
 
@@ -262,6 +268,8 @@ class Daemon:
         """Begin with what the kernel and the last run have left."""
         self._event(self._configured(self.config))
         orders, standby = record.load(self.config.file.state)
+        leaving = record.load_leaving(self.config.file.state)
+        self._event(plan.Remembered(leaving))
         for order in orders:
             self._event(order)
         self.mastership.willing = not standby
@@ -291,14 +299,17 @@ class Daemon:
         )
 
     def _wanted(self) -> Wanted:
+        leaving = self.state.leaving
+        former = {name: gone.backend for name, gone in leaving.items()}
         return Wanted(
-            self.state.services,
-            self.state.backends,
+            with_former(self.state.services, leaving),
+            {**self.state.backends, **former},
             plan.tables(self.state),
             guard=False,
             pins=self.peering.pins if self.peering else (),
             front=self.config.file.front,
             back=self.config.file.back,
+            former=frozenset(former),
         )
 
     def _event(self, event: plan.Event) -> plan.Step:
@@ -306,7 +317,7 @@ class Daemon:
         self.state = done.state
         if done.sentence:
             self.say(done.sentence)
-        if done.changes or isinstance(event, plan.Configured):
+        if done.changes or isinstance(event, plan.Configured | plan.Left):
             self.plane.mark()
         return done
 
@@ -397,7 +408,9 @@ class Daemon:
         """Return whether a connection to a service should be answered."""
         return any(
             self.state.entries[name].health.state is BackendState.UP
-            for name in plan.serving(self.state, service)
+            for own in self.state.services
+            if own.name == service.name
+            for name in plan.serving(self.state, own)
         )
 
     def _own(self) -> tuple[PeerStatus, Wanted]:
@@ -417,9 +430,27 @@ class Daemon:
             self._notifier.tell("WATCHDOG=1")
             await asyncio.sleep(self._notifier.interval or 3600)
 
+    async def _see_off(self) -> None:
+        """Forget who has left the configuration once its connections have gone."""
+        while True:
+            await asyncio.sleep(LEAVE_EVERY)
+            for name, former in list(self.state.leaving.items()):
+                count = await self._connections(former.backend)
+                pins = self.peering.pins if self.peering else ()
+                if is_over(
+                    former,
+                    self._clock.now(),
+                    bound=parse_duration(self.config.file.policy.leave),
+                    connections=count,
+                    pins=pins,
+                ):
+                    self._event(plan.Left(name))
+                    self._keep()
+
     async def _count(self, names: Any) -> None:  # noqa: ANN401 - from JSON
-        for name in names if isinstance(names, list) else self.state.backends:
-            backend = self.state.backends.get(name)
+        for name in names if isinstance(names, list) else self._names():
+            former = self.state.leaving.get(name)
+            backend = former.backend if former else self.state.backends.get(name)
             if backend is not None:
                 self.left[name] = await self._connections(backend)
 
@@ -484,7 +515,23 @@ class Daemon:
             "slots": {name: slots.count(name) for name in sorted(set(slots))},
         }
 
+    def _names(self) -> list[str]:
+        return [*self.state.backends, *self.state.leaving]
+
     def _backend_row(self, name: str) -> dict[str, Any]:
+        former = self.state.leaving.get(name)
+        if former is not None:
+            return {
+                "name": name,
+                "address": str(former.backend.address),
+                "state": "leaving",
+                "probed": "unknown",
+                "since": former.since,
+                "words": "it is no longer configured",
+                "weight": 0,
+                "share": 0,
+                "connections": self.left.get(name),
+            }
         entry = self.state.entries[name]
         state = plan.backend_state(self.state, name)
         ordered = entry.admin is not BackendState.UP

@@ -108,10 +108,15 @@ class DampingSection(Section, frozen=True):
 
 
 class PolicySection(Section, frozen=True):
-    """``[policy]``: see standfast.director.plan.Policy."""
+    """``[policy]``: see standfast.director.plan.Policy.
+
+    Attributes:
+        leave: how long a backend that has left the file is kept for its connections.
+    """
 
     max_out: float = 0.7
     fail_open: bool = True
+    leave: str = "1h"
     damping: DampingSection = DampingSection()
 
 

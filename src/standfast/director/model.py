@@ -193,6 +193,8 @@ class Wanted:
         pins: flows to keep where they are.
         front: the interface on the clients' side; empty for any.
         back: the interface on the backends' side; mode ``dsr`` needs both.
+        former: names of backends that are no longer configured; their connections
+            go on, and no digest counts them.
     """
 
     services: tuple[Service, ...]
@@ -202,6 +204,7 @@ class Wanted:
     pins: tuple[Pin, ...] = ()
     front: str = ""
     back: str = ""
+    former: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,7 @@ def configuration_digest(wanted: Wanted) -> str:
         [
             *_configured(service, wanted),
             service.slots,
-            [weights[name] for name in service.backends],
+            [weights[name] for name in _members(service, wanted)],
         ]
         for service in wanted.services
     ]
@@ -292,8 +295,15 @@ def _configured(service: Service, wanted: Wanted) -> list[Any]:
         [str(address) for address in service.virtual],
         service.mode,
         service.seed,
-        [[name, *_ways(service, wanted.backends[name])] for name in service.backends],
+        [
+            [name, *_ways(service, wanted.backends[name])]
+            for name in _members(service, wanted)
+        ],
     ]
+
+
+def _members(service: Service, wanted: Wanted) -> list[str]:
+    return [name for name in service.backends if name not in wanted.former]
 
 
 def _ways(service: Service, backend: Backend) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from standfast.director.health import Health, Outcome, Pace, Verdict, fold
+from standfast.director.leaving import Former, left
 from standfast.director.maglev import table_for
 from standfast.director.model import BackendState
 
@@ -100,7 +101,21 @@ class Configured:
     at: float
 
 
-Event = Probed | Ordered | Told | Inherited | Configured
+@dataclass(frozen=True)
+class Left:
+    """A backend that is no longer configured has no connections any more."""
+
+    backend: str
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Backends that were leaving when the last run ended."""
+
+    leaving: Mapping[str, Former]
+
+
+Event = Left | Remembered | Probed | Ordered | Told | Inherited | Configured
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,7 @@ class State:
     policy: Policy = field(default_factory=Policy)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     inherited: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    leaving: Mapping[str, Former] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,8 @@ def step(state: State, event: Event) -> Step:
     """Return what an event leads to."""
     if isinstance(event, Probed):
         return _probed(state, event)
+    if isinstance(event, Left | Remembered):
+        return _seen_off(state, event)
     if isinstance(event, Ordered):
         return _ordered(state, event)
     if isinstance(event, Told):
@@ -171,6 +189,14 @@ def step(state: State, event: Event) -> Step:
     if isinstance(event, Inherited):
         return _moved(state, replace(state, inherited=dict(event.members)), "taken up")
     return _configured(state, event)
+
+
+def _seen_off(state: State, event: Left | Remembered) -> Step:
+    if isinstance(event, Left):
+        rest = {n: f for n, f in state.leaving.items() if n != event.backend}
+        return Step(replace(state, leaving=rest), (), f"{event.backend} has left")
+    back = {n: f for n, f in event.leaving.items() if n not in state.backends}
+    return Step(replace(state, leaving={**back, **state.leaving}))
 
 
 def backend_state(state: State, name: str) -> BackendState:
@@ -371,8 +397,24 @@ def _configured(state: State, event: Configured) -> Step:
         event.policy,
         entries,
         {name: held for name, held in inherited.items() if name in known},
+        _leaving(state, event),
     )
-    return _moved(state, new, "the configuration was read")
+    gone = sorted(new.leaving.keys() - state.leaving.keys())
+    words = f"; {', '.join(gone)} leaves, its connections go on" if gone else ""
+    return _moved(state, new, f"the configuration was read{words}")
+
+
+def _leaving(state: State, event: Configured) -> dict[str, Former]:
+    known = {service.name for service in event.services}
+    found = {
+        **state.leaving,
+        **left(state.services, state.backends, event.backends, event.at),
+    }
+    return {
+        name: former
+        for name, former in found.items()
+        if name not in event.backends and former.services & known
+    }
 
 
 def _with(state: State, name: str, entry: Entry) -> State:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from standfast.director.control import ControlError
-from standfast.director.model import BackendState
+from standfast.director.leaving import Former
+from standfast.director.model import Backend, BackendState, parse_address
 from standfast.director.plan import Told, orders
 
 if TYPE_CHECKING:
@@ -40,8 +41,15 @@ def save(path: str, state: State, *, standby: bool = False) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("w", encoding="ascii") as file:
-            document = {"version": 1, "orders": held, "standby": standby}
-            json.dump(document, file)
+            json.dump(
+                {
+                    "version": 1,
+                    "orders": held,
+                    "standby": standby,
+                    "leaving": {n: _row(f) for n, f in state.leaving.items()},
+                },
+                file,
+            )
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(place)
@@ -75,3 +83,53 @@ def load(path: str) -> tuple[list[Told], bool]:
         raise ControlError(
             f"cannot read {path}: {error}", hint="mend it, or take it away"
         ) from None
+
+
+def load_leaving(path: str) -> dict[str, Former]:
+    """Return the backends that were no longer configured, but had connections.
+
+    Without such a file there were none. ``load`` says what is wrong with a file.
+
+    Raises:
+        ControlError: the file is there but cannot be understood.
+    """
+    try:
+        document: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
+        rows = document.get("leaving", {})
+        return {name: _former(name, row) for name, row in rows.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ControlError(
+            f"cannot read {path}: {error}", hint="mend it, or take it away"
+        ) from None
+
+
+def _row(former: Former) -> dict[str, Any]:
+    backend = former.backend
+    return {
+        "address": str(backend.address),
+        "address6": str(backend.address6 or ""),
+        "per_service": {name: str(place) for name, place in backend.per_service},
+        "mac": backend.mac,
+        "services": sorted(former.services),
+        "since": former.since,
+    }
+
+
+def _former(name: str, row: dict[str, Any]) -> Former:
+    six = row["address6"]
+    return Former(
+        Backend(
+            name,
+            parse_address(row["address"]),
+            address6=parse_address(six) if six else None,
+            per_service=tuple(
+                (service, parse_address(place))
+                for service, place in row["per_service"].items()
+            ),
+            mac=row["mac"],
+        ),
+        frozenset(row["services"]),
+        float(row["since"]),
+    )

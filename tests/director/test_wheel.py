@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import threading
+import time
 from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -92,10 +94,10 @@ def test_many_are_asked_at_their_times(poller: type[Poller]) -> None:
     async def main() -> None:
         async for port in served(well):
             rows: list[tuple[str, object, float]] = [
-                (f"h{i}", page(port), 0.5) for i in range(30)
+                (f"h{i}", page(port), 4.0) for i in range(30)
             ]
-            rows.append(("t", TcpProbe(("127.0.0.1", port), 0), 0.5))
-            rows.append(("r", TcpProbe(("127.0.0.1", closed_port()), 0), 0.5))
+            rows.append(("t", TcpProbe(("127.0.0.1", port), 0), 4.0))
+            rows.append(("r", TcpProbe(("127.0.0.1", closed_port()), 0), 4.0))
             await spin(notes, 1.0, poller(), *rows)
 
     asyncio.run(main())
@@ -105,7 +107,7 @@ def test_many_are_asked_at_their_times(poller: type[Poller]) -> None:
     assert {passed()} == set(notes.came["t"])
     assert {Outcome(Verdict.FAIL, "connection refused")} == set(notes.came["r"])
     for came in notes.came.values():
-        assert 7 <= len(came) <= 11
+        assert 5 <= len(came) <= 11
     assert all(late >= 0 for late in notes.late)
 
 
@@ -132,8 +134,35 @@ def test_a_deadline_is_hard(poller: type[Poller]) -> None:
         assert {Outcome(Verdict.FAIL, "no answer within 200 ms")} == set(
             notes.came[name]
         )
-        assert 3 <= len(notes.came[name]) <= 5
-        assert all(0.19 < b - a < 0.35 for a, b in pairwise(notes.at[name]))
+        assert 2 <= len(notes.came[name]) <= 6
+        assert all(0.19 < b - a < 0.6 for a, b in pairwise(notes.at[name]))
+
+
+def test_a_stall_of_our_own_is_no_failure_of_a_backend() -> None:
+    """The loop stands still for twice the deadline, right after a start."""
+    notes = Notes(0.2)
+
+    async def main(port: int) -> None:
+        wheel = Wheel(notes.done)
+        wheel.start("h", page(port), 0.1, 0)
+        await asyncio.sleep(0)
+        time.sleep(0.25)  # noqa: ASYNC251 - the stall
+        await asyncio.sleep(0.1)
+        await wheel.close()
+
+    def serve(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(4096)
+            time.sleep(0.02)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        asyncio.run(main(listener.getsockname()[1]))
+        thread.join()
+    assert passed("answered 200") == notes.came["h"][0]
 
 
 def test_a_probe_that_is_no_exchange_is_a_task() -> None:

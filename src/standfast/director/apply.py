@@ -257,9 +257,7 @@ class Daemon:
             "now": self._clock.now(),
             "election": self.mastership.row(),
             "peer": self._peer_row(),
-            "services": [
-                self._service_row(s, wanted) for s in self.state.services
-            ],
+            "services": [self._service_row(s, wanted) for s in self.state.services],
             "backends": [self._backend_row(name) for name in self._names()],
             "sentences": [list(pair) for pair in self.sentences],
         }

@@ -7,7 +7,9 @@ each tick instead of at each event, so that one wake-up serves a dozen of them.
 Probes that are none (TLS, programs) run as tasks.
 
 A start is late by a tick at most, as long as the loop is free; a deadline is a time
-of the heap, and nothing that a backend sends or withholds moves it.
+of the heap, and nothing that a backend sends or withholds moves it. Only time in which
+we did not run ourselves is given back, once: a stall of the director must not look
+like a farm that has died.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ TICK = 0.002  # seconds; a tenth of the shortest interval
 BUSY = 8  # from so many exchanges on the poller is looked at each tick
 UNDER_WAY = (0, errno.EINPROGRESS)
 START = -1
+# A deadline that we see so much too late is our own fault, and given once more.
+OURS_SECONDS = 0.005
 
 
 class Poller(Protocol):
@@ -135,8 +139,8 @@ class _Asking:
     """One backend's probe: at rest, or under way for the ``round``-th time."""
 
     __slots__ = (
-        "deadline", "due", "held", "name", "probe", "round", "sent", "sock", "started",
-        "task",
+        "deadline", "due", "given", "held", "name", "probe", "round", "sent", "sock",
+        "started", "task",
     )  # fmt: skip
 
     def __init__(self, name: str, probe: Probe | Exchange, deadline: float) -> None:
@@ -149,6 +153,7 @@ class _Asking:
         self.sock: socket.socket | None = None
         self.task: asyncio.Task[Outcome] | None = None
         self.sent = False
+        self.given = False
         self.held = b""
 
 
@@ -243,14 +248,25 @@ class Wheel:
         now = self._loop.time()
         times = self._times
         while times and times[0][0] <= now:
-            _, _, asking, number = heapq.heappop(times)
+            when, _, asking, number = heapq.heappop(times)
             if self._askings.get(asking.name) is not asking:
                 continue
             if number == START:
                 self._begin(asking, now)
             elif number == asking.round and asking.sock is not None:
-                self._finish(asking, expired(asking.deadline))
+                self._expire(asking, now - when)
         self._arm()
+
+    def _expire(self, asking: _Asking, late: float) -> None:
+        if late < OURS_SECONDS or asking.given:
+            self._finish(asking, expired(asking.deadline))
+            return
+        # We did not run, so the backend may wait for our own next word.
+        asking.given = True
+        self._limit(asking, self._loop.time() + min(late, asking.deadline))
+
+    def _limit(self, asking: _Asking, when: float) -> None:
+        heapq.heappush(self._times, (when, next(self._order), asking, asking.round))
 
     def _begin(self, asking: _Asking, now: float) -> None:
         self._late(now - asking.due)
@@ -269,13 +285,12 @@ class Wheel:
         except OSError as error:
             self._finish(asking, complaint(error))
             return
-        asking.sent = False
+        asking.sent = asking.given = False
         asking.held = b""
         fd = sock.fileno()
         self._flying[fd] = asking
         self._poller.watch(fd)
-        entry = (now + asking.deadline, next(self._order), asking, asking.round)
-        heapq.heappush(self._times, entry)
+        self._limit(asking, now + asking.deadline)
 
     def _go_on(self, asking: _Asking) -> None:
         sock = asking.sock

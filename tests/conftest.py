@@ -92,10 +92,15 @@ class Ran:
 
 @dataclasses.dataclass
 class Standfast:
-    """The real command with a state folder and an environment of its own."""
+    """The real command with a state folder and an environment of its own.
+
+    With ``forks`` its runs are forks of a warm interpreter: where a processor is
+    emulated, starting one for each takes most of the time.
+    """
 
     folder: Path
     env: dict[str, str]
+    forks: ForkServer | None = None
 
     def argv(self, *words: object) -> list[str]:
         return [*COMMAND, *map(str, words)]
@@ -108,6 +113,8 @@ class Standfast:
         timeout: float = 120,
     ) -> Ran:
         """Run to the end; the exit status must be ``ok`` unless that is None."""
+        if self.forks is not None:
+            return self.forks.run(self, *words, stdin=stdin or b"", ok=ok)
         done = subprocess.run(
             self.argv(*words),
             input=stdin,
@@ -137,7 +144,8 @@ class Standfast:
     def elsewhere(self, name: str = "elsewhere") -> Standfast:
         """The same command on a machine that remembers nothing."""
         state = self.folder / f"state-{name}"
-        return Standfast(self.folder, self.env | {"XDG_STATE_HOME": str(state)})
+        env = self.env | {"XDG_STATE_HOME": str(state)}
+        return dataclasses.replace(self, env=env)
 
 
 class ForkServer:
@@ -158,9 +166,23 @@ class ForkServer:
         self._process.stdin.flush()
         return Ran(**json.loads(self._process.stdout.readline()))
 
-    def run(self, standfast: Standfast, *words: object, ok: int | None = 0) -> Ran:
-        """Run a command line without standard input."""
-        ran = self.ask(standfast, argv=[*map(str, words)])
+    def run(
+        self,
+        standfast: Standfast,
+        *words: object,
+        stdin: bytes = b"",
+        ok: int | None = 0,
+    ) -> Ran:
+        """Run a command line in its folder."""
+        with tempfile.NamedTemporaryFile() as source:
+            source.write(stdin)
+            source.flush()
+            ran = self.ask(
+                standfast,
+                argv=[*map(str, words)],
+                stdin=source.name,
+                folder=str(standfast.folder),
+            )
         if ok is not None:
             assert ok == ran.code, f"{words}: {ran}"
         return ran
@@ -181,7 +203,9 @@ def forks() -> Iterator[ForkServer]:
 
 
 @pytest.fixture
-def standfast(tmp_path: Path) -> Standfast:
+def standfast(tmp_path: Path, request: pytest.FixtureRequest) -> Standfast:
+    emulated = "STANDFAST_TESTS_EMULATED" in os.environ
+    forks = request.getfixturevalue("forks") if emulated else None
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -189,7 +213,7 @@ def standfast(tmp_path: Path) -> Standfast:
         "PYTHONWARNINGS": "error",
         "LANG": "C.UTF-8",
     }
-    return Standfast(tmp_path, env)
+    return Standfast(tmp_path, env, forks)
 
 
 @dataclasses.dataclass

@@ -2,7 +2,7 @@
 
 A sweep needs hundreds of runs; forking saves each the start of an interpreter. One
 JSON request a line on standard input, one JSON answer a line on standard output:
-``{"argv": [...], "env": {...}, "stdin": FILE}`` runs a command line;
+``{"argv": [...], "env": {...}, "stdin": FILE, "folder": FOLDER}`` runs a command line;
 ``{"doomed": "send" | "init" | "dataset", "vault": DIRECTORY, "at": N, "when":
 "before" | "after", ...}`` runs the library with a store (and for a dataset a host)
 that ends its process by SIGKILL at the N-th operation.
@@ -29,10 +29,19 @@ from standfast.backup.send import InputProducer, Sender, send_archive
 from standfast.backup.state import state_folder
 from standfast.backup.stores import Store, open_store
 from standfast.backup.vault import open_vault
-from standfast.cli import backup_init, backup_read, backup_restore, backup_send, main
+from standfast.cli import (
+    backup_init,
+    backup_legacy,
+    backup_marks,
+    backup_read,
+    backup_restore,
+    backup_send,
+    main,
+)
 from standfast.clock import SystemClock
 from standfast.host.local import LocalHost
 from standfast.pace import Unlimited
+from standfast.zfs import fletcher
 from standfast.zfs.listing import list_tree
 
 if TYPE_CHECKING:
@@ -40,7 +49,15 @@ if TYPE_CHECKING:
 
     from standfast.host import Host
 
-WARM = (backup_init, backup_read, backup_restore, backup_send)
+WARM = (
+    backup_init,
+    backup_legacy,
+    backup_marks,
+    backup_read,
+    backup_restore,
+    backup_send,
+    fletcher,
+)
 VERBS = {
     "create",
     "put",
@@ -124,6 +141,7 @@ def child(request: dict[str, Any], files: list[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         os.umask(0o077)
+        os.chdir(request.get("folder", "."))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         status = main(request["argv"]) if "argv" in request else doomed(request)
     except BaseException:  # noqa: BLE001 - a fork must never return

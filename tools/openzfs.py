@@ -87,7 +87,7 @@ def make_project(folder: Path, words: list[str]) -> Path:
         *("-m", "zfs_any or openzfs", "--durations=5"),
         *("-o", f"timeout={TIMEOUT}", *(words or ["-v"]), *marked_tests()),
     ]
-    exports = "export CI=1 COLUMNS=100\n"
+    exports = "export CI=1 COLUMNS=100 STANDFAST_TESTS_EMULATED=1\n"
     (tree / "command").write_text(exports + shlex.join(pytest) + "\n")
     disk = folder / "project.disk"
     make_disk(tree, disk, PROJECT_BYTES)

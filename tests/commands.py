@@ -10,6 +10,7 @@ COMMANDS = (
     "check-config",
     "clean",
     "diff",
+    "drill",
     "extract",
     "find",
     "import-legacy",

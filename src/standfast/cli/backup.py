@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from standfast.cli.backup_browse import add_browse
+from standfast.cli.backup_drill_flags import add_drill
 from standfast.cli.backup_far import add_far
 from standfast.cli.backup_upkeep import add_upkeep
 from standfast.cli.old_script import add_old_script
@@ -45,6 +46,7 @@ def add_parsers(area: argparse.ArgumentParser) -> None:
     _add_status(commands)
     add_far(commands, _command, _signer, _dry_run)
     add_upkeep(commands, _command, (_owners, _keys, _reading, _dry_run))
+    add_drill(commands, _command, _reading, _dry_run)
 
 
 def _command(

@@ -115,7 +115,7 @@ def test_without_a_zfs(
         document = drilled(bare, vault, *options)
         (one,) = document["drills"]
         assert ("read", "not compared") == (one["how"], one["compared"])
-    assert chain.guid("s3") == one["guid"]
+        assert chain.guid("s3") == one["guid"]
     assert all(kinds["restore"] for kinds in proven(standfast, vault).values())
 
 

@@ -62,7 +62,7 @@ def test_a_bookmark_is_enough(
     history.step(2)
     document = sent(standfast, history.full, vault.path)
     assert first == document["from_guid"]
-    assert 2 == len(our_marks(modern.pool, history)[0])
+    assert 3 == len(our_marks(modern.pool, history)[0])
     modern.pool.zfs("destroy", f"{history.full}@s2")
     history.step(3)
     # The other vault has not had s2: its own bookmark is still of s1.
@@ -254,40 +254,64 @@ def test_a_replaced_snapshot_of_the_same_name(
     assert history.trees["s1"] == modern.pool.tree(back)
 
 
+def cut_short(argv: list[str], stream: bytes) -> None:
+    """Give a receiver half of a stream, of which it keeps what came (-s)."""
+    half = stream[: len(stream) // 2]
+    done = subprocess.run(argv, input=half, capture_output=True, check=False)
+    assert 0 != done.returncode
+
+
 def test_a_restore_that_was_cut_goes_on(
     standfast: Standfast, vault: Made, modern: Modern
 ) -> None:
-    """What `zfs receive -s` has kept of a cut stream is in nobody's way."""
+    """What `zfs receive -s` has kept of a stream of ours is in nobody's way."""
     history = plain(modern, "cut")
-    history.write("big", incompressible(3_000_000, 7))
-    history.step(1)
-    sent(standfast, history.full, vault.path)
-    history.write("big", incompressible(3_000_000, 8))
-    history.step(2)
-    sent(standfast, history.full, vault.path)
+    streams = []
+    for number, base in ((1, []), (2, ["-i", "@s1"])):
+        history.write("big", incompressible(3_000_000, number))
+        history.step(number)
+        sent(standfast, history.full, vault.path)
+        argv = ["zfs", "send", *base, f"{history.full}@s{number}"]
+        streams.append(subprocess.run(argv, check=True, capture_output=True).stdout)
     target = f"back-{os.urandom(3).hex()}"
     name = modern.name(target)
-    # The first archive is there, of the second only a part, with a resume token.
-    words = ("backup", "restore", vault.path, f"{history.full}@s1", name)
-    standfast(*words, "-i", vault.key)
-    stream = subprocess.run(
-        ["zfs", "send", "-i", "@s1", f"{history.full}@s2"],
-        check=True,
-        capture_output=True,
-    ).stdout
-    cut = subprocess.run(
-        ["zfs", "receive", "-s", "-F", name],
-        input=stream[: len(stream) // 2],
-        capture_output=True,
-        check=False,
-    )
-    assert 0 != cut.returncode
+    words = ("backup", "restore", vault.path)
+    # Of the first archive a part, and no dataset yet that could be seen.
+    cut_short(["zfs", "receive", "-s", name], streams[0])
     assert "-" != modern.get("receive_resume_token", name)
-    words = ("backup", "restore", vault.path, f"{history.full}@s2", name)
-    ran = standfast(*words, "-i", vault.key)
+    ran = standfast(*words, f"{history.full}@s1", name, "-i", vault.key)
+    assert "gives up what was kept of a restore that was cut" in ran.err
+    assert history.trees["s1"] == modern.pool.tree(target)
+    # The first archive is there, of the second a part.
+    cut_short(["zfs", "receive", "-s", "-F", name], streams[1])
+    ran = standfast(*words, f"{history.full}@s2", name, "-i", vault.key)
     assert f"{name} has {history.full}@s1 already" in ran.err
     assert history.trees["s2"] == modern.pool.tree(target)
     assert "-" == modern.get("receive_resume_token", name)
+
+
+def test_a_part_of_another_stream_is_kept(
+    standfast: Standfast, vault: Made, modern: Modern
+) -> None:
+    """A replication of somebody else's that was cut is not ours to give up."""
+    history = plain(modern, "mine")
+    history.step(1)
+    sent(standfast, history.full, vault.path)
+    other = plain(modern, "theirs")
+    other.write("big", incompressible(2_000_000, 9))
+    other.step(1)
+    words = ["zfs", "send", f"{other.full}@s1"]
+    stream = subprocess.run(words, check=True, capture_output=True).stdout
+    name = modern.name(f"back-{os.urandom(3).hex()}")
+    cut_short(["zfs", "receive", "-s", name], stream)
+    token = modern.get("receive_resume_token", name)
+    restoring = ("backup", "restore", vault.path, f"{history.full}@s1", name)
+    for force in ((), ("--force",)):
+        ran = standfast(*restoring, *force, "-i", vault.key, ok=2)
+        assert "holds a part of another stream" in ran.err
+    assert token == modern.get("receive_resume_token", name)
+    modern.pool.zfs("receive", "-A", name)
+    standfast(*restoring, "-i", vault.key)
 
 
 def test_our_marks_hinder_nobody(

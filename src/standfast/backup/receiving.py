@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 
 from standfast.errors import CommandError, DamagedError, UsageError
 from standfast.zfs.listing import list_tree
-from standfast.zfs.streams import exists, receive_argv
+from standfast.zfs.streams import (
+    exists,
+    receive_argv,
+    resume_token,
+    token_guid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +38,15 @@ class Landing:
         done: how many archives of the way are there already.
         flags: for the first ``zfs receive``.
         later: for those that follow.
+        partial: whether a cut ``zfs receive -s`` of these archives has left a part
+            there, which has to be given up first.
     """
 
     target: str
     done: int
     flags: tuple[str, ...]
     later: tuple[str, ...]
+    partial: bool = False
 
 
 def plan_landing(
@@ -70,14 +78,36 @@ def plan_landing(
     later = tuple(dict.fromkeys(["-F", *flags]))
     if not exists(host, dataset):
         return Landing(target, 0, tuple(flags), later)
-    done = _already(list_tree(host, [dataset]), dataset, way, force="-F" in flags)
-    if not done and "-F" not in flags:
+    partial = _is_partial(host, dataset, way)
+    listing = list_tree(host, [dataset])
+    done = _already(listing, dataset, way, force="-F" in flags)
+    # With no snapshot it is the part alone, and goes with it.
+    fresh = partial and not listing.dataset(dataset).snapshots
+    if not done and not fresh and "-F" not in flags:
         raise UsageError(
             f"{target} exists already",
             hint="choose a new name, or pass --force to let zfs receive "
             "roll it back (-F)",
         )
-    return Landing(target, done, tuple(flags), later)
+    return Landing(target, done, tuple(flags), later, partial)
+
+
+def _is_partial(host: Host, dataset: str, way: Sequence[Link]) -> bool:
+    """Return whether a part of one of these streams was kept there.
+
+    Raises:
+        UsageError: a part of something else was.
+    """
+    token = resume_token(host, dataset)
+    if not token:
+        return False
+    ours = {part.guid for link in way for part in link.taken}
+    if str(token_guid(token)) not in ours:
+        raise UsageError(
+            f"{dataset} holds a part of another stream, whose receive was cut",
+            hint=f"`zfs receive -A {dataset}` gives it up",
+        )
+    return True
 
 
 def _already(

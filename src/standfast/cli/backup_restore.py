@@ -21,6 +21,7 @@ from standfast.backup.restore import (
 from standfast.console import Console
 from standfast.errors import UsageError
 from standfast.units import duration_text, size_text
+from standfast.zfs.streams import give_up_partial
 
 if TYPE_CHECKING:
     from standfast.backup.recipients import X25519Identity
@@ -68,6 +69,9 @@ def _into_dataset(
     if session.arguments.dry_run:
         _report(session, way, landing.done, "would restore", 0)
         return
+    if landing.partial:
+        session.console.note("gives up what was kept of a restore that was cut")
+        give_up_partial(session.host, target.partition("@")[0])
     size = sum(found.manifest.size for found in missing)
     progress = session.console.progress(
         f"restoring {way[-1].link.name}", size, session.clock

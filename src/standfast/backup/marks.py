@@ -129,12 +129,8 @@ def remembered(dataset: Dataset, vault: str, ledger: Ledger, *, tree: bool) -> M
     known = {mark.archive for mark in here.marks}
     sent = [
         Mark(int(s.guid), s.archive, s.sums, "w" in s.kind, "L" in s.kind)
-        for s in sorted(ledger.sent.values(), key=lambda s: -s.sequence)
-        if s.guid
-        and s.state == COMMITTED
-        and s.dataset == str(dataset.guid)
-        and ("R" in s.kind) == tree
-        and s.archive not in known
+        for s in ledger.by_dataset.get(str(dataset.guid), ())
+        if s.state == COMMITTED and ("R" in s.kind) == tree and s.archive not in known
     ]
     return Memory((*sent, *here.marks), here.signers)
 

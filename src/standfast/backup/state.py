@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ from standfast.backup.model import decode, encode
 from standfast.errors import DamagedError, LockedError, StandfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from standfast.backup.underway import Notes, Resumable
     from standfast.clock import Clock
@@ -157,6 +158,15 @@ class Ledger:
     def last_sequence(self) -> int:
         """The highest sequence number ever reserved; 0 at first."""
         return max((s.sequence for s in self.sent.values()), default=0)
+
+    @functools.cached_property
+    def by_dataset(self) -> Mapping[str, Sequence[Sent]]:
+        """What was sent of each dataset, by its GUID in decimal, the last first."""
+        found: dict[str, list[Sent]] = {}
+        for sent in sorted(self.sent.values(), key=lambda s: -s.sequence):
+            if sent.guid:
+                found.setdefault(sent.dataset, []).append(sent)
+        return found
 
     def last_committed(self) -> Sent | None:
         """Return the committed archive with the highest sequence number."""

@@ -42,6 +42,8 @@ RANK_EVERY = 0.5  # seconds between two reviews of our rank
 # A node that lost the addresses unproved does not claim them back for so long; twice
 # as long after each further time, up to the last.
 BARRED_SECONDS = (60.0, 3600.0)
+# So long after a takeover its proof is asked for once more, if there was none.
+PROOF_AFTER = 1.5
 MOVES_ITSELF = frozenset({"carp", "vrrp"})
 
 
@@ -92,6 +94,7 @@ class Mastership:
         self._role = Role.INIT
         self._begun = False
         self._fresh = True
+        self._taken = 0.0
         self._barred_until = float("-inf")
         self._barred_for = BARRED_SECONDS[0]
         self.election: Election | None = None
@@ -141,7 +144,7 @@ class Mastership:
                 # Nothing is known yet, and what a former daemon has set stands.
                 await self._pause()
                 continue
-            if self.role is Role.MASTER and self._plane.unproved:
+            if self._must_prove(loop.time()):
                 await self._prove()
             rank = self._reviewed(loop.time())
             if rank.rank != self.rank.rank:
@@ -150,6 +153,14 @@ class Mastership:
             if changed and self.election is not None:
                 self.election.set_rank(rank.rank, rank.reason)
             await self._pause()
+
+    def _must_prove(self, now: float) -> bool:
+        """Return whether a takeover that is over was not proved yet."""
+        if self._role is not Role.MASTER or self._plane.proved:
+            return False
+        kind = self._config().file.election.kind
+        # What carries a takeover out proves it too; give it its time.
+        return kind != "none" and now - self._taken > PROOF_AFTER
 
     def _reviewed(self, now: float) -> RankState:
         policy, fitness = self._policy(), self._fitness()
@@ -175,6 +186,8 @@ class Mastership:
             self.since = self._clock.now()
             if change.role is Role.MASTER:
                 self.takeovers += 1
+                self._taken = asyncio.get_running_loop().time()
+                self._plane.proved = False
             elif before is Role.MASTER:
                 self._lost()
             if self._config().file.election.kind not in {*MOVES_ITSELF, "none"}:

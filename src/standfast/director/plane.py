@@ -48,6 +48,7 @@ class Plane:
         trouble: why the last try failed; empty when it did not.
         unproved: why no connection through the addresses was answered when they were
             last taken; empty when one was, or none could be sent.
+        proved: whether that was asked and answered, or cannot be asked here.
         answering: tells whether a service has a backend that should answer.
         applied: transactions so far.
     """
@@ -76,6 +77,7 @@ class Plane:
         self.observed: Observed | None = None
         self.trouble = ""
         self.unproved = ""
+        self.proved = False
         self.answering: Callable[[Service], bool] = lambda _: True
         self.applied = 0
 
@@ -213,11 +215,8 @@ class Plane:
         A family counts when one virtual address of it was answered: a service whose
         backends have all failed says nothing of the way.
         """
+        await self.settle()
         wanted = self.wanted()
-        observed = await asyncio.to_thread(self._driver.observe, wanted)
-        if not observed.present or self._driver.plan(observed, wanted):
-            self._dirty.set()
-            raise DriverError("the rules are not what they were a moment ago")
         asked = [
             virtual
             for service in wanted.services
@@ -225,13 +224,16 @@ class Plane:
             for virtual in service.virtual
             if virtual.proto == "tcp"
         ]
+        if self._prove is not None and not asked:
+            return  # nobody would answer; asked again when a backend is up
         self.unproved = await self._silence(asked)
+        self.proved = not self.unproved
         if self.unproved:
             raise DriverError(self.unproved)
 
     async def _silence(self, asked: Sequence[Address]) -> str:
         """Return what is wrong with the way through the addresses, if anything."""
-        if self._prove is None or not asked:
+        if self._prove is None:
             return ""
         try:
             answered = await self._prove(asked)

@@ -18,11 +18,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -43,6 +48,8 @@ TEST_PACKAGES = ("hypothesis", "pytest", "pytest-timeout")
 WHEELS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64")
 DISK_BYTES = 6 << 30
 LARGEST_CACHE = 3
+# What is there is used for a day before newer packages are looked for.
+LISTS_SECONDS = 24 * 3600
 
 _BUILD = """\
 set -eu
@@ -101,7 +108,21 @@ def make_image(cache: Path) -> Image:
         scratch.program_path(program)
     cache.mkdir(parents=True, exist_ok=True)
     apt = Apt(cache / "apt")
-    apt.update()
+    for age in (LISTS_SECONDS, 0):
+        apt.update(age)
+        image, make = _plan(apt, cache)
+        if image.kernel.exists():
+            image.disk.parent.touch()
+            return image
+    if os.geteuid() != 0:
+        raise scratch.Unavailable("building zfs-dkms in a change of root needs root")
+    make()
+    _forget_old(cache)
+    return image
+
+
+def _plan(apt: Apt, cache: Path) -> tuple[Image, Callable[[], None]]:
+    """Return the image that the lists ask for, and what makes it."""
     guest, builder = apt.closure(GUEST), apt.closure(BUILDER)
     zfs = version_of("zfs-dkms", builder)
     kernel = version_of("linux-headers-cloud-amd64", builder)
@@ -111,16 +132,13 @@ def make_image(cache: Path) -> Image:
     digest = hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
     place = cache / f"image-{digest}"
     image = Image(place / "disk", place / "vmlinuz", f"OpenZFS {zfs}, Linux {kernel}")
-    if image.kernel.exists():
-        place.touch()
-        return image
-    if os.geteuid() != 0:
-        raise scratch.Unavailable("building zfs-dkms in a change of root needs root")
-    if not modules.exists():
-        _build_modules(apt, builder, modules)
-    _build_image(apt, guest, modules, wanted, image)
-    _forget_old(cache)
-    return image
+
+    def make() -> None:
+        if not modules.exists():
+            _build_modules(apt, builder, modules)
+        _build_image(apt, guest, modules, wanted, image)
+
+    return image, make
 
 
 class Apt:
@@ -140,17 +158,27 @@ class Apt:
             *("-q", "-y"),
         ]
 
-    def update(self) -> None:
-        """Fetch the lists of the Debian archive that this machine uses.
+    def update(self, age: float) -> None:
+        """Fetch the lists of the Debian archive, unless they are younger than ``age``.
 
         Raises:
             Unavailable: this is no Debian, or the archive cannot be reached.
         """
+        fetched = self._folder / "fetched"
+        if fetched.exists() and time.time() - fetched.stat().st_mtime < age:
+            return
         for name in ("lists/partial", "archives/partial"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         (self._folder / "status").touch()
         (self._folder / "debian.list").write_text(_sources())
-        self._run("update")
+        try:
+            self._run("update")
+        except scratch.Unavailable as reason:
+            if not (age and fetched.exists()):
+                raise
+            print(f"going on with old lists: {reason}", flush=True)
+            return
+        fetched.touch()
 
     def closure(self, packages: tuple[str, ...]) -> list[str]:
         """Return ``NAME=VERSION`` of packages and of all that they depend on."""
@@ -247,7 +275,7 @@ def _build_modules(apt: Apt, packages: list[str], modules: Path) -> None:
             raise SystemExit("zfs-dkms does not build against this kernel")
         part = modules.with_name(f"{modules.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+        part.mkdir(parents=True)
         for module in root.glob("usr/src/zfs-*/module/*/*.ko"):
             shutil.copy(module, part)
         part.rename(modules)

@@ -35,7 +35,8 @@ def compare(
     Raises:
         DamagedError: they differ.
     """
-    top = dataset_of(link.taken[0].name)
+    assert link.manifest.stream is not None
+    top = dataset_of(link.manifest.stream.name)
     last = {dataset_of(part.name): part for part in link.taken}
     answers = []
     for source, part in last.items():

@@ -108,7 +108,7 @@ def _receive(driller: Driller, way: Sequence[Found], target: str) -> Proof:
         make_room(driller.host, target, found.link, ours)
         these = [*flags, "-F"] if number else flags
         sink = ReceiveSink(
-            driller.host, target, these, found.manifest, found.link, [*flags, "-F"]
+            driller.host, target, these, found.link.taken, [*flags, "-F"]
         )
         restore(driller.vault, found, driller.identity, sink, driller.progress)
     if not driller.compare:

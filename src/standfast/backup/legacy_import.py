@@ -15,18 +15,16 @@ from standfast.backup.plan import SendPlan
 from standfast.backup.resume import choose_draft
 from standfast.backup.send import send_archive
 from standfast.backup.sums import NONE
-from standfast.errors import CommandError, DamagedError, UsageError
-from standfast.zfs.streams import exists, guid_of, receive_argv
+from standfast.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from standfast.backup.legacy import Known, OldArchive
     from standfast.backup.proof import Trust
     from standfast.backup.send import Outcome, Sender
     from standfast.backup.state import Sent
     from standfast.backup.vault import Vault
-    from standfast.host import Host
 
 
 @dataclass(frozen=True)
@@ -96,55 +94,6 @@ def import_archive(
     """
     draft = choose_draft(vault, plan, sender.level, note)
     return send_archive(vault, plan, _Reader(archive), sender, draft)
-
-
-def check_free(host: Host, target: str, flags: Sequence[str]) -> None:
-    """Refuse to receive over what is there, before anything is read.
-
-    Raises:
-        UsageError: the target exists, and zfs receive is not to roll it back.
-        CommandError: zfs cannot be asked.
-    """
-    if exists(host, target.partition("@")[0]) and "-F" not in flags:
-        raise UsageError(
-            f"{target} exists already",
-            hint="choose a new name, or pass --force to let zfs receive "
-            "roll it back (-F)",
-        )
-
-
-def receive(
-    host: Host,
-    archive: OldArchive,
-    known: Known,
-    target: str,
-    flags: Sequence[str],
-    progress: Callable[[int], None],
-) -> None:
-    """Receive an examined archive, and compare the snapshot's GUID.
-
-    Raises:
-        CommandError: the receiver failed, with its own words.
-        DamagedError: the file is not what was examined; nothing was kept.
-    """
-    process = host.spawn(receive_argv(target, flags), stdin=True)
-    try:
-        for piece in archive.stream():
-            process.write(piece)
-            progress(len(piece))
-    except BrokenPipeError:
-        raise CommandError(process.finish().complaint()) from None
-    except BaseException:
-        # Without an END the receiver keeps nothing.
-        process.destroy()
-        raise
-    result = process.finish()
-    if result.code != 0:
-        raise CommandError(result.complaint())
-    snapshot = known.name.partition("@")[2]
-    name = target if "@" in target else f"{target}@{snapshot}"
-    if guid_of(host, name) != known.guid:
-        raise DamagedError(f"{name} was received with another guid")
 
 
 class _Reader:

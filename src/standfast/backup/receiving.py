@@ -22,7 +22,7 @@ from standfast.zfs.streams import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from standfast.backup.model import Manifest, Substream
+    from standfast.backup.model import Substream
     from standfast.backup.wayback import Link
     from standfast.host import Host
     from standfast.host.process import Process
@@ -84,12 +84,26 @@ def plan_landing(
     # With no snapshot it is the part alone, and goes with it.
     fresh = partial and not listing.dataset(dataset).snapshots
     if not done and not fresh and "-F" not in flags:
-        raise UsageError(
-            f"{target} exists already",
-            hint="choose a new name, or pass --force to let zfs receive "
-            "roll it back (-F)",
-        )
+        raise _taken_already(target)
     return Landing(target, done, tuple(flags), later, partial)
+
+
+def check_free(host: Host, target: str, flags: Sequence[str]) -> None:
+    """Refuse to receive over a dataset that is there, unless it may be rolled back.
+
+    Raises:
+        UsageError: it is there.
+        CommandError: zfs cannot be asked.
+    """
+    if exists(host, target.partition("@")[0]) and "-F" not in flags:
+        raise _taken_already(target)
+
+
+def _taken_already(target: str) -> UsageError:
+    return UsageError(
+        f"{target} exists already",
+        hint="choose a new name, or pass --force to let zfs receive roll it back (-F)",
+    )
 
 
 def _is_partial(host: Host, dataset: str, way: Sequence[Link]) -> bool:
@@ -169,9 +183,8 @@ class ReceiveSink:
         host: where zfs is.
         target: the dataset, or ``DATASET@SNAPSHOT``.
         flags: for ``zfs receive``.
-        manifest: of the archive.
-        link: what of it is received, each substream by its own ``zfs receive``; by
-            default all of it by one.
+        taken: the substreams that are received; which of them get a ``zfs receive``
+            of their own is said by ``end_part``.
         later: flags for all but the first of several.
     """
 
@@ -180,14 +193,12 @@ class ReceiveSink:
         host: Host,
         target: str,
         flags: Sequence[str],
-        manifest: Manifest,
-        link: Link | None = None,
+        taken: Sequence[Substream],
         later: Sequence[str] = ("-F",),
     ) -> None:
         self._host = host
         self._target = target
-        self._manifest = manifest
-        self._link = link
+        self._taken = taken
         self._later = later
         self._ended = False
         self._process = self._start(flags)
@@ -225,14 +236,11 @@ class ReceiveSink:
         """
         if not self._ended:
             self._wait()
-        stream = self._manifest.stream
-        assert stream is not None
         dataset = self._target.partition("@")[0]
-        taken = stream.substreams if self._link is None else self._link.taken
-        tree = len({part.name.partition("@")[0] for part in taken}) > 1
+        tree = len({part.name.partition("@")[0] for part in self._taken}) > 1
         listing = list_tree(self._host, [dataset], deep=tree)
         there = {str(p.guid) for d in listing.below(dataset) for p in d.snapshots}
-        for part in taken:
+        for part in self._taken:
             if part.guid not in there:
                 raise DamagedError(f"{part.name} was received with another guid")
 

@@ -16,16 +16,15 @@ from standfast.backup.legacy import (
     find_archives,
 )
 from standfast.backup.legacy_import import (
-    check_free,
     holdings,
     import_archive,
     plan_import,
-    receive,
 )
 from standfast.backup.plan import check_target
-from standfast.backup.restore import FileSink, PipeSink
+from standfast.backup.receiving import ReceiveSink, check_free
+from standfast.backup.restore import FileSink, PipeSink, Sink
 from standfast.backup.secret_files import read_secret
-from standfast.backup.send import Sender
+from standfast.backup.send import Sender, stream_document
 from standfast.backup.vault import ready_to_send
 from standfast.cli.session import host_name
 from standfast.console import Console
@@ -295,14 +294,15 @@ def _give(
 ) -> None:
     """Give an examined archive's stream to where it was asked for."""
     arguments = session.arguments
+    sink: Sink
     if arguments.target:
-        receive(session.host, archive, known, arguments.target, flags, progress)
-        return
-    sink = (
-        PipeSink(sys.stdout.fileno())
-        if arguments.output == "-"
-        else FileSink(Path(arguments.output))
-    )
+        assert known.facts is not None
+        taken = stream_document(known.facts).substreams
+        sink = ReceiveSink(session.host, arguments.target, flags, taken)
+    elif arguments.output == "-":
+        sink = PipeSink(sys.stdout.fileno())
+    else:
+        sink = FileSink(Path(arguments.output))
     try:
         for piece in archive.stream():
             sink.write(piece)

@@ -82,7 +82,7 @@ def _into_dataset(
             make_room(session.host, target, found.link, ours)
             these = landing.later if number else landing.flags
             sink = ReceiveSink(
-                session.host, target, these, found.manifest, found.link, landing.later
+                session.host, target, these, found.link.taken, landing.later
             )
             restore(vault, found, identity, sink, add)
     _report(session, way, landing.done, "restored", progress.seconds())

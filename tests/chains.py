@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from conftest import Made, Pool, Standfast, incompressible, wait_until
+from conftest import Made, Pool, Standfast, incompressible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,12 +70,9 @@ class History:
 
 
 def destroy(name: str) -> None:
-    """Destroy a dataset; it may be busy for a moment after its last user."""
+    """Destroy a dataset to save room, unless it is busy: zfs-fuse may take a minute."""
     words = ["zfs", "destroy", "-r", name]
-    wait_until(
-        lambda: subprocess.run(words, check=False, timeout=60).returncode == 0,
-        f"{name} to be destroyed",
-    )
+    subprocess.run(words, check=False, capture_output=True, timeout=60)
 
 
 def begin(pool: Pool, label: str) -> History:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 
 import pytest
 from chains import begin, has_bookmarks, our_marks
 from conftest import ForkServer, Made, Pool, Standfast, incompressible
 
-pytestmark = [pytest.mark.system, pytest.mark.zfs_any]
+pytestmark = pytest.mark.system
 
 KILLED = -signal.SIGKILL
+
+
+@pytest.fixture
+def standfast(standfast: Standfast, forks: ForkServer) -> Standfast:
+    """The command, quicker: these tests run it hundreds of times."""
+    return dataclasses.replace(standfast, forks=forks)
 
 
 def test_increments_killed_at_every_step(

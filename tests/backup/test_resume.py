@@ -12,7 +12,7 @@ from chains import History, begin, our_marks, sent
 from conftest import Made, Pool, Standfast, incompressible, make_vault, wait_until
 from faults import signatures, with_zfs
 
-pytestmark = [pytest.mark.system, pytest.mark.zfs_any]
+pytestmark = pytest.mark.system
 
 
 def big(pool: Pool, label: str) -> History:
@@ -58,6 +58,7 @@ def killed(standfast: Standfast, made: Made, *words: object, count: int) -> str:
     return archive.name
 
 
+@pytest.mark.zfs_any
 def test_a_killed_send_goes_on(standfast: Standfast, vault: Made, pool: Pool) -> None:
     """kill -9 at two thirds: the next run stores the last third only."""
     history = big(pool, "killed")
@@ -92,6 +93,7 @@ def test_the_interrupted_one_first_then_the_newest(
     history.restored(vault, standfast, "s2")
 
 
+@pytest.mark.zfs_any
 def test_an_increment_goes_on(standfast: Standfast, vault: Made, pool: Pool) -> None:
     """An interrupted increment goes on, too, and its base stays kept meanwhile."""
     history = begin(pool, "increment")

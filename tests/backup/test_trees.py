@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 
 import pytest
 from chains import History, begin, sent
-from conftest import Made, Pool, Standfast, incompressible, need
+from conftest import ForkServer, Made, Pool, Standfast, incompressible, need
 
 pytestmark = [pytest.mark.system, pytest.mark.zfs_any]
+
+
+@pytest.fixture
+def standfast(standfast: Standfast, forks: ForkServer) -> Standfast:
+    """The command, quicker: these tests run it hundreds of times."""
+    return dataclasses.replace(standfast, forks=forks)
 
 
 class Tree:

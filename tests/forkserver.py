@@ -17,15 +17,20 @@ import signal
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from standfast.backup.chain import Request
 from standfast.backup.dataset import open_source, properties_of, send_dataset
 from standfast.backup.init import Owner, Wanted, create_vault
-from standfast.backup.keyfiles import parse_recipient
+from standfast.backup.keyfiles import parse_identities, parse_recipient
 from standfast.backup.model import SMALLEST_SEGMENT
 from standfast.backup.plan import plan_stdin
+from standfast.backup.prune import Wish, carry_out, look, remember
+from standfast.backup.retention import Policy
+from standfast.backup.rewrap import rewrap
 from standfast.backup.send import InputProducer, Sender, send_archive
+from standfast.backup.signers import predecessors
 from standfast.backup.state import state_folder
 from standfast.backup.stores import Store, open_store
 from standfast.backup.vault import open_vault
@@ -68,6 +73,7 @@ VERBS = {
     "make_stable",
     "delete",
     "delete_folder",
+    "replace",
 }
 
 
@@ -119,6 +125,19 @@ def doomed(request: dict[str, Any]) -> int:
         create_vault(store, Wanted([owner], SMALLEST_SEGMENT, "host"), base, clock)
         return 0
     vault = open_vault(store, base, clock)
+    if request["doomed"] == "rewrap":
+        keys = parse_identities(Path(request["key"]).read_bytes(), "key", None)
+        owner = Owner(parse_recipient(request["recipient"]), request["recipient"])
+        rewrap(vault, keys, [owner], clock, rotate=request["rotate"])
+        return 0
+    if request["doomed"] == "prune":
+        policy = Policy(daily=1, min_age=0)
+        now = int(clock.now())
+        wish = Wish(policy, now, predecessors(vault.record), drop=request["drop"])
+        looked = look(vault, vault.trust([]), wish)
+        remember(vault, looked)
+        carry_out(vault, looked, now, lambda _plain, _stored: None)
+        return 0
     sender = Sender(clock, "host", {}, 3, lambda _plain, _stored: None)
     if request["doomed"] == "dataset":
         host = cast("Host", Doomed(LocalHost(), doom, {"run", "spawn"}))

@@ -1,12 +1,20 @@
-"""Clearing what interrupted sends left: never an archive that was ever signed."""
+"""Clearing what interrupted sends and prunes left.
+
+An archive that was ever signed goes only if a trusted pruner has stated its removal.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from standfast.backup.model import PART_PREFIX, archive_folder
-from standfast.backup.proof import LEFTOVER, UNFINISHED
+from standfast.backup.model import (
+    PART_PREFIX,
+    REMOVAL_FOLDER,
+    SIGNATURE,
+    archive_folder,
+)
+from standfast.backup.proof import GONE, LEFTOVER, UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,6 +58,13 @@ def plan_clean(
             action, why = _fate(archive.id, started, allowed, resumable or {})
             name = archive_folder(archive.id)
             steps.append(Step(name, action, why, archive.stored))
+        elif archive.standing == GONE:
+            name = archive_folder(archive.id)
+            steps.append(Step(name, REMOVE, "a removal names it", archive.stored))
+    for folder in survey.removals.unsigned if survey.removals is not None else []:
+        why = "a removal that was never signed; its prune may be at work"
+        action = REMOVE if "others" in allowed else KEEP
+        steps.append(Step(folder, action, why, 0))
     going = tuple(f"{step.object}/" for step in steps)
     for finding in survey.all_findings():
         part = finding.object.rpartition("/")[2].startswith(PART_PREFIX)
@@ -69,8 +84,11 @@ def clean(vault: Vault, steps: Iterable[Step]) -> None:
             continue
         archive = step.object.rpartition("/")[2]
         if step.object == archive_folder(archive):
+            vault.store.delete(f"{step.object}/{SIGNATURE}")
             vault.store.delete_folder(step.object)
             vault.state.forget_started(archive)
+        elif REMOVAL_FOLDER.fullmatch(step.object):
+            vault.store.delete_folder(step.object)
         else:
             vault.store.delete(step.object)
 

@@ -124,8 +124,9 @@ def doomed(request: dict[str, Any]) -> int:
         owner = Owner(parse_recipient(request["recipient"]), request["recipient"])
         create_vault(store, Wanted([owner], SMALLEST_SEGMENT, "host"), base, clock)
         return 0
-    vault = open_vault(store, base, clock)
-    if request["doomed"] == "rewrap":
+    rewraps = request["doomed"] == "rewrap"
+    vault = open_vault(store, base, clock, opened=rewraps)
+    if rewraps:
         keys = parse_identities(Path(request["key"]).read_bytes(), "key", None)
         owner = Owner(parse_recipient(request["recipient"]), request["recipient"])
         rewrap(vault, keys, [owner], clock, rotate=request["rotate"])

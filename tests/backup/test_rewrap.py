@@ -112,7 +112,8 @@ def test_a_new_vault_identity(standfast: Standfast, vault: Made) -> None:
     thief.chmod(0o600)
     last = max(vault.archives(), key=lambda p: p.stat().st_mtime)
     sealed = last / "manifest.json.age"
-    opened = subprocess.run(["age", "-d", "-i", thief, sealed], capture_output=True)
+    argv = ["age", "-d", "-i", str(thief), str(sealed)]
+    opened = subprocess.run(argv, capture_output=True, check=False)
     assert opened.returncode != 0
     # Another sender seals to it when the owner says so, and not before.
     trusts = ("backup", "signer", "add", vault.path, vault.signer)
@@ -120,7 +121,7 @@ def test_a_new_vault_identity(standfast: Standfast, vault: Made) -> None:
     assert "pass --recipient from the new kit" in ran.err
     ran = other(*send, "more", vault.path, "-q", "--recipient", fresh, stdin=DATA)
     other(*trusts, "--name", "web")
-    other("backup", "verify", vault.path, "--level", "decrypt", "-i", key, ok=14)
+    other("backup", "verify", vault.path, "--level", "decrypt", "-i", key)
     standfast("backup", "verify", vault.path, ok=14)
     signer = other("backup", "signer", "list", vault.path, "--json").json()
     standfast("backup", "signer", "add", vault.path, signer["signers"][0]["key"])
@@ -146,7 +147,6 @@ def test_an_owners_machine_that_sends_nothing(
     shutil.move(vault.path, aside)
     second = make_vault(standfast, vault.path.with_name("second"))
     standfast("backup", "send", "--stdin", "x", second.path, stdin=DATA)
-    words = ("backup", "rewrap", second.path, "-r", second.recipient)
     laptop("backup", "rewrap", second.path, "-i", second.key, "-r", recipient)
     owner = laptop("backup", "signer", "list", second.path, "--json").json()
     standfast(
@@ -168,7 +168,7 @@ def test_an_owners_machine_that_sends_nothing(
 @pytest.mark.system
 @pytest.mark.parametrize("rotate", [False, True])
 def test_behind_ssh_and_with_stock_tools(
-    standfast: Standfast, plain_sshd: Sshd, tmp_path: Path, rotate: bool
+    standfast: Standfast, plain_sshd: Sshd, tmp_path: Path, *, rotate: bool
 ) -> None:
     """Files are replaced at the far end, and RECOVER.txt works as it stands there."""
     need("age", "minisign", "zstd")
@@ -199,7 +199,7 @@ def test_behind_ssh_and_with_stock_tools(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("rotate", [False, True])
 def test_killed_at_every_step(
-    forks: ForkServer, standfast: Standfast, vault: Made, when: str, rotate: bool
+    forks: ForkServer, standfast: Standfast, vault: Made, *, when: str, rotate: bool
 ) -> None:
     """The vault opens at every moment with the old or the new key; again finishes."""
     standfast("backup", "send", "--stdin", "x", vault.path, stdin=DATA)
@@ -217,7 +217,7 @@ def test_killed_at_every_step(
             recipient=recipient, rotate=rotate, at=at, when=when,
         )  # fmt: skip
         assert ran.code in {0, KILLED}, ran
-        words = ("backup", "restore", vault.path, "x", "-o", "-", "-i")
+        words = ("backup", "list", vault.path, "-i")
         opened = [
             each
             for each in (vault.key, key)
@@ -230,8 +230,8 @@ def test_killed_at_every_step(
         assert opens(store, vault.key, key), at
         verdict = forks.run(standfast, "backup", "verify", vault.path, ok=None)
         torn += verdict.code != 0
-        again = ("backup", "rewrap", vault.path, "-r", recipient)
-        again = (*again, "--rotate") if rotate else again
+        again = ["backup", "rewrap", vault.path, "-r", recipient]
+        again += ["--rotate"] if rotate else []
         codes = [
             forks.run(standfast, *again, "-i", each, ok=None).code
             for each in (vault.key, key)
@@ -280,13 +280,14 @@ def test_an_older_root_that_is_put_back(tmp_path: Path) -> None:
     old_owner = farm.owner
     old = {n: d for n, d in farm.save().items() if "/" not in n}
     rewrapped(farm)
+    farm.prune(None)
     assert (0, "") == farm.verdict("web")
     with pytest.raises(NoIdentityError):
         open_vault_identity(farm.vault(), [old_owner])
     new = farm.save()
     farm.put_back(new | old)
     status, text = farm.verdict("web")
-    assert 13 == status or "older one was put back" in text
+    assert 13 == status
     assert "an older one was put back: number 0 of 1" in text
     with pytest.raises(DamagedError, match="lost something"):
         farm.look_and_check()
@@ -309,7 +310,8 @@ def test_a_thief_of_a_sender_chooses_no_recipient(tmp_path: Path) -> None:
     farm.meet("db", "sender")
     rewrapped(farm, "web", rotate=True)
     vault = farm.vault("db")
-    assert open_vault_identity(vault, [farm.owner])
+    opened = open_vault_identity(vault, [farm.owner])
+    assert vault.info.recipient == opened.recipient.text
     with pytest.raises(NotTrustedError, match="no owner's key on record here"):
         farm.send("db")
 

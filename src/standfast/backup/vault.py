@@ -152,7 +152,12 @@ class Vault:
 
 
 def open_vault(
-    store: Store, base: Path, clock: Clock, recipient: str | None = None
+    store: Store,
+    base: Path,
+    clock: Clock,
+    recipient: str | None = None,
+    *,
+    opened: bool = False,
 ) -> Vault:
     """Return the vault at a store's address.
 
@@ -162,6 +167,9 @@ def open_vault(
         clock: the time.
         recipient: the vault recipient as the owner says that it is now; it is pinned
             instead of another one.
+        opened: the vault will be opened with a key, which shows better than its
+            document whether it is the right one; another recipient there, such as an
+            interrupted change of owners leaves, then hinders no reader.
 
     Raises:
         NoVaultError: there is none.
@@ -186,7 +194,7 @@ def open_vault(
             hint="it was altered, or another vault was put there; if that was you, "
             f"remove {VaultState(base, expected.vault, clock).folder}",
         )
-    if record is not None:
+    if record is not None and not (opened and info.segment_size == record.segment_size):
         record = _reconcile(store, state, info, record, recipient)
     vault = Vault(store, info, state, record)
     return vault if record is None else _remember_address(vault, record)

@@ -91,7 +91,11 @@ class Session:
             pace: how fast objects may travel.
             recipient: the vault recipient as the owner gives it.
         """
-        return open_vault(self.store(pace), self.base, self.clock, recipient)
+        arguments = self.arguments
+        keys = getattr(arguments, "identity", None)
+        opened = bool(keys or getattr(arguments, "passphrase_file", None))
+        store = self.store(pace)
+        return open_vault(store, self.base, self.clock, recipient, opened=opened)
 
     def kit(self) -> Kit | None:
         """Return the recovery kit given with ``--kit``."""

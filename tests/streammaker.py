@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from standfast.zfs.fletcher import Fletcher4
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAGIC = 0x2F5BACBAC
 BEGIN, OBJECT, FREEOBJECTS, WRITE, FREE, END = range(6)
@@ -21,14 +21,35 @@ BYREF = 6
 PLAIN, FOLDER, MASTER, ZNODE = 19, 20, 21, 17
 ROOT = 4
 FOREVER = (1 << 64) - 1
+SETTLE = 8 << 20
 
 
 class StreamMaker:
-    """One stream under way, in memory."""
+    """One stream under way.
+
+    Args:
+        name: the snapshot's.
+        guid: its own.
+        base: guid of what it is incremental from.
+        order: byte order of the sender.
+        kind: 2 for a file system, 3 for a volume.
+        sink: takes the stream while it grows; otherwise it is kept in memory.
+
+    Attributes:
+        out: what was not given to the sink.
+    """
 
     def __init__(
-        self, name: str, guid: int, base: int = 0, *, order: str = "<", kind: int = 2
+        self,
+        name: str,
+        guid: int,
+        base: int = 0,
+        *,
+        order: str = "<",
+        kind: int = 2,
+        sink: Callable[[bytes], object] | None = None,
     ) -> None:
+        self._sink = sink
         self.order = order
         self.guid = guid
         self.out = bytearray()
@@ -40,8 +61,14 @@ class StreamMaker:
         self._put(bytes(header))
 
     def _put(self, data: bytes) -> None:
-        self._sums.update(data)
         self.out += data
+        if self._sink is not None and len(self.out) > SETTLE:
+            self._settle(self._sink)
+
+    def _settle(self, sink: Callable[[bytes], object]) -> None:
+        self._sums.update(self.out)
+        sink(bytes(self.out))
+        self.out.clear()
 
     def _record(
         self, kind: int, layout: str, *fields: int, payload: bytes = b""
@@ -134,8 +161,17 @@ class StreamMaker:
         return struct.pack(self.order + "19Q", *fields).ljust(264, b"\0")
 
     def done(self) -> bytes:
+        """Write the last record; return what the sink has not got."""
+        if self._sink is not None:
+            self._settle(self._sink)
+        else:
+            self._sums.reset()
+            self._sums.update(self.out)
         end = (END, 0, *self._sums.state, self.guid)
         self.out += struct.pack(self.order + "II4QQ", *end).ljust(312, b"\0")
+        if self._sink is not None:
+            self._sink(bytes(self.out))
+            return b""
         return bytes(self.out)
 
 

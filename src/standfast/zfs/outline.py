@@ -46,7 +46,7 @@ FORMAT = 1
 HEAD_BYTES = 144
 _WHERE, _HELD, _ROW = HEAD_BYTES, HEAD_BYTES + 8, HEAD_BYTES + 12
 _RECORD = 312
-_OBJECT, _FREEOBJECTS, _WRITE, _BYREF = 1, 2, 3, 6
+_FREEOBJECTS, _WRITE, _FREE, _BYREF = 2, 3, 4, 6
 _WITH_METADATA = frozenset({1, 7, 8})
 # Types of object whose blocks are contents and stay in the stream: plain files and
 # volumes; of the new style (0x80), all without the bit for metadata (0x40).
@@ -201,28 +201,49 @@ class OutlineWriter:
         """
         if self._owed:
             self._go_on(view[: min(self._owed, len(view))])
-        low, wheres, held, heads = self._low, self._where, self._held, self._heads
-        for start, end in zip(starts, chain(starts[1:], (until,)), strict=False):
+        if not starts:
+            return
+        self._take(view, where, starts, until)
+        if until > len(view):
+            self._owed = until - len(view)
+            self._keep = bool(self._where) and bool(self._held[-1])
+
+    def _take(
+        self, view: memoryview, where: int, starts: Sequence[int], until: int
+    ) -> None:
+        """Take in records until all are taken; a page may be full before."""
+        done = 0
+        while done < len(starts):
+            self._flush_full()
+            part = starts[done : done + PAGE_RECORDS // 4]
+            rest = starts[done + len(part) : done + len(part) + 1]
+            done += self._take_some(view, where, part, rest[0] if rest else until)
+
+    def _take_some(
+        self, view: memoryview, where: int, starts: Sequence[int], until: int
+    ) -> int:
+        """Take in records, the hot path of small files; return how many."""
+        low, wide, heads, blobs = self._low, self._low + 16, self._heads, self._blobs
+        note, hold = self._where.append, self._held.append
+        ends = chain(starts[1:], (until,))
+        for number, (start, end) in enumerate(zip(starts, ends, strict=False), 1):
             kind = view[start + low]
             if kind == _FREEOBJECTS:
                 self._free(bytes(view[start : start + 32]), where + start)
                 continue
-            if len(wheres) >= PAGE_RECORDS or len(self._blobs) >= PAGE_BYTES:
-                self._flush()
-                wheres, held, heads = self._where, self._held, self._heads
             heads += view[start : start + HEAD_BYTES]
-            wheres.append(where + start)
-            if kind in _WITH_METADATA or (
-                kind == _WRITE and view[start + 16 + low] not in _CONTENTS
-            ):
+            note(where + start)
+            if kind == _FREE or (kind == _WRITE and view[start + wide] in _CONTENTS):
+                hold(0)
+            elif kind == _WRITE or kind in _WITH_METADATA:
                 at = start + _RECORD
-                held.append(end - at)
-                self._blobs += view[at:end]
+                hold(end - at)
+                blobs += view[at:end]
+                if len(blobs) >= PAGE_BYTES:
+                    return number
             else:
-                held.append(0)
-        if starts and until > len(view):
-            self._owed = until - len(view)
-            self._keep = bool(wheres) and bool(held[-1])
+                hold(0)
+        return len(starts)
 
     def finish(self) -> Root:
         """Write what is left and the table, and return how to find it."""
@@ -279,6 +300,11 @@ class OutlineWriter:
             return
         self._flush()
         self._parts[-1].payload = base64.b64encode(self._begin).decode()
+
+    def _flush_full(self) -> None:
+        """Write the page if it is full."""
+        if len(self._where) >= PAGE_RECORDS or len(self._blobs) >= PAGE_BYTES:
+            self._flush()
 
     def _flush(self) -> None:
         """Compress a page and write it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from standfast.backup.browse.files import Found, Pattern, find_in
+from standfast.backup.browse.files import Finder, Pattern
 from standfast.cli.browsing import (
     browsing,
     file_document,
@@ -16,25 +16,24 @@ from standfast.errors import DamagedError, ExitStatus, NoIdentityError, StreamEr
 if TYPE_CHECKING:
     from standfast.backup.browse.browser import Browser
     from standfast.backup.browse.catalogue import Point
-    from standfast.backup.browse.files import Version
+    from standfast.backup.browse.files import Found, Version
     from standfast.cli.session import Session
 
 
 def find(session: Session) -> int:
     """Look for names in all points, or in those of one dataset or snapshot."""
     arguments = session.arguments
-    pattern = Pattern(arguments.pattern)
-    found: dict[tuple[str, bytes], Found] = {}
+    finder = Finder(Pattern(arguments.pattern))
     failed: list[tuple[str, str]] = []
     with browsing(session) as browser:
         points = _points(session, browser)
         for point in points:
             try:
-                find_in(browser.tree(point), pattern, found)
+                finder.look(browser.tree(point))
             except (StreamError, DamagedError, NoIdentityError) as error:
                 failed.append((point.name, error.message))
                 session.console.note(f"{point.name} was left out: {error.message}")
-    ordered = [found[key] for key in sorted(found)]
+    ordered = [finder.found[key] for key in sorted(finder.found)]
     document = {
         "files": [_document(one) for one in ordered],
         "points": [point.name for point in points],

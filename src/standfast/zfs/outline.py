@@ -62,7 +62,8 @@ _LARGEST_TABLE = 1 << 30
 _LARGEST_BEGIN = 1 << 20
 _DIGEST = 16
 _LEVEL = 3
-_KEPT_PAGES = 24
+# A chain of a year of days wants a page of each at a time.
+KEPT_BYTES = 128 << 20
 _COUNT = Struct("<I")
 _PAGE_TYPE: list[tuple[str, str]] = [
     ("substream", "<u4"),
@@ -375,37 +376,68 @@ class _Page:
     """A page, unpacked.
 
     Attributes:
-        rows: record number of each object's records, in the stream's order.
+        numbers: the objects of its records, ascending.
+        bytes: what it takes in memory, about.
     """
 
     def __init__(self, plain: bytes, count: int, order: str) -> None:
         import numpy as np  # noqa: PLC0415
 
-        if count * _ROW > len(plain):
+        if not 0 < count * _ROW <= len(plain):
             raise damaged("a page is shorter than its records")
         planes = np.frombuffer(plain, np.uint8, count * _ROW).reshape(_ROW, count)
-        rows = np.ascontiguousarray(planes.T)
-        self._rows = rows.tobytes()
-        self._where = rows[:, _WHERE:_HELD].copy().view("<u8")[:, 0].tolist()
-        held = rows[:, _HELD:].copy().view("<u4")[:, 0].astype(np.int64)
-        ends = count * _ROW + np.cumsum(held)
-        if int(ends[-1]) != len(plain):
+        self._rows = np.ascontiguousarray(planes.T)
+        self._where = self._rows[:, _WHERE:_HELD].copy().view("<u8")[:, 0]
+        held = self._rows[:, _HELD:].copy().view("<u4")[:, 0].astype(np.int64)
+        self._ends = np.cumsum(held)
+        self._starts = self._ends - held
+        if int(self._ends[-1]) != len(plain) - count * _ROW:
             raise damaged("a page's payloads do not fill it")
-        self._ends: list[int] = ends.tolist()
-        self._starts: list[int] = (ends - held).tolist()
-        self._plain = plain
-        self.rows: dict[int, list[int]] = {}
-        numbers = rows[:, 8:16].copy().view(order + "u8")[:, 0].tolist()
-        for row, number in enumerate(numbers):
-            self.rows.setdefault(number, []).append(row)
+        self._payloads = plain[count * _ROW :]
+        numbers = self._rows[:, 8:16].copy().view(order + "u8")[:, 0]
+        self._sorted = numbers.argsort(kind="stable")
+        self.numbers: list[int] = numbers[self._sorted].tolist()
+        self.bytes = len(plain) + 100 * count
 
-    def record(self, row: int) -> Record:
-        at = row * _ROW
+    def records(self, number: int) -> list[Record]:
+        """Return an object's records in the stream's order."""
+        first = bisect_left(self.numbers, number)
+        last = bisect_right(self.numbers, number, first)
+        return [self._record(row) for row in self._sorted[first:last].tolist()]
+
+    def _record(self, row: int) -> Record:
         return Record(
-            self._where[row],
-            self._rows[at : at + HEAD_BYTES],
-            self._plain[self._starts[row] : self._ends[row]],
+            int(self._where[row]),
+            self._rows[row, :HEAD_BYTES].tobytes(),
+            self._payloads[self._starts[row] : self._ends[row]],
         )
+
+
+class PageCache:
+    """Unpacked pages of any number of outlines, in bounded memory.
+
+    Args:
+        most: bytes; the page that was used last is kept whatever its size.
+    """
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._most = most
+        self._held = 0
+        self._pages: OrderedDict[tuple[int, int], _Page] = OrderedDict()
+
+    def get(self, outline: int, offset: int, make: Callable[[], _Page]) -> _Page:
+        """Return a page, made anew if it was not wanted lately."""
+        key = outline, offset
+        if key in self._pages:
+            self._pages.move_to_end(key)
+            return self._pages[key]
+        page = make()
+        self._pages[key] = page
+        self._held += page.bytes
+        while self._held > self._most and len(self._pages) > 1:
+            _, old = self._pages.popitem(last=False)
+            self._held -= old.bytes
+        return page
 
 
 class Outline:
@@ -414,6 +446,7 @@ class Outline:
     Args:
         read: returns bytes of the outline: (offset, length).
         root: where the table is, from a place that is trusted.
+        pages: where pages are kept, perhaps with those of other outlines.
 
     Attributes:
         substreams: in the stream's order.
@@ -422,11 +455,16 @@ class Outline:
         DamagedError: the table is not the one that ``root`` names.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], root: Root) -> None:
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        root: Root,
+        pages: PageCache | None = None,
+    ) -> None:
         import numpy as np  # noqa: PLC0415
 
         self._read = read
-        self._pages: OrderedDict[int, _Page] = OrderedDict()
+        self._cache = pages or PageCache()
         if root.size > _LARGEST_TABLE:
             raise damaged(f"a table of {root.size} bytes")
         stored = read(root.offset, root.size)
@@ -434,13 +472,13 @@ class Outline:
             raise damaged("its table was altered")
         plain = _expand(stored, _LARGEST_TABLE)
         head, at = _head(plain)
-        pages, at = _rows(plain, at, np.dtype(_PAGE_TYPE), [p.pages for p in head])
+        rows, at = _rows(plain, at, np.dtype(_PAGE_TYPE), [p.pages for p in head])
         frees, at = _rows(plain, at, np.dtype(_FREE_TYPE), [p.frees for p in head])
         if at != len(plain):
             raise damaged("something stands behind its table")
         self.substreams = tuple(
             SubstreamOutline(self, number, *rest)
-            for number, rest in enumerate(zip(head, pages, frees, strict=True))
+            for number, rest in enumerate(zip(head, rows, frees, strict=True))
         )
 
     def check(self) -> None:
@@ -455,21 +493,16 @@ class Outline:
     def page(self, row: np.void, order: str) -> _Page:
         """Return a page, from memory if it was wanted lately."""
         offset = int(row["offset"])
-        if offset in self._pages:
-            self._pages.move_to_end(offset)
-            return self._pages[offset]
+        return self._cache.get(id(self), offset, lambda: self._unpack(row, order))
+
+    def _unpack(self, row: np.void, order: str) -> _Page:
         size = int(row["size"])
         if size > _LARGEST_PAGE:
             raise damaged(f"a page of {size} bytes")
-        stored = self._read(offset, int(row["stored"]))
+        stored = self._read(int(row["offset"]), int(row["stored"]))
         if _digest(stored) != bytes(row["digest"]):
             raise damaged("a page was altered")
-        plain = _expand(stored, size)
-        page = _Page(plain, int(row["records"]), order)
-        self._pages[offset] = page
-        if len(self._pages) > _KEPT_PAGES:
-            self._pages.popitem(last=False)
-        return page
+        return _Page(_expand(stored, size), int(row["records"]), order)
 
 
 def _head(plain: bytes) -> tuple[list[Part], int]:
@@ -564,14 +597,14 @@ class SubstreamOutline:
         for index in range(first, last):
             if self._firsts[index] <= number <= self._lasts[index]:
                 page = self._outline.page(self._pages[index], self.order)
-                found += [page.record(row) for row in page.rows.get(number, ())]
+                found += page.records(number)
         return found
 
     def numbers(self) -> set[int]:
         """Return the objects that any record names; freed ranges not among them."""
         found: set[int] = set()
         for row in self._pages:
-            found.update(self._outline.page(row, self.order).rows)
+            found.update(self._outline.page(row, self.order).numbers)
         return found
 
     def freed(self, number: int) -> int:

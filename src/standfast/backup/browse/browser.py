@@ -24,6 +24,7 @@ from standfast.backup.verify import compare_stream, refuse
 from standfast.errors import DamagedError, UsageError
 from standfast.zfs.filesystem import FileSystem, Volume
 from standfast.zfs.objects import Objects
+from standfast.zfs.outline import PageCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +92,7 @@ class Browser:
         self.plaintext = Plaintext(vault, self._sealed, looker.identity)
         self._cache = IndexCache(looker.cache)
         self._outlines: dict[str, Outline] = {}
+        self._pages = PageCache()
 
     def point(self, wanted: str) -> Point:
         """Return the point that a person means.
@@ -161,14 +163,14 @@ class Browser:
         found = self._cache.find(sealed.archive)
         if found is not None:
             try:
-                return open_outline(*found, self._looker.identity)
+                return open_outline(*found, self._looker.identity, self._pages)
             except DamagedError:
                 self._looker.tell("a cached index was damaged; it is made anew")
         return self._make(sealed)
 
     def _open_stored(self, sealed: Sealed, index: Index) -> Outline:
         read = stored_reader(self._vault, sealed.archive, index)
-        return open_outline(index, read, self._looker.identity)
+        return open_outline(index, read, self._looker.identity, self._pages)
 
     def _make(self, sealed: Sealed) -> Outline:
         """Read a whole archive once, and keep its index here."""
@@ -195,6 +197,7 @@ class Browser:
             made.index,
             lambda at, size: bytes(data[at : at + size]),
             self._looker.identity,
+            self._pages,
         )
 
 

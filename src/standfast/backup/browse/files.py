@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from standfast.zfs.attributes import Attributes
     from standfast.zfs.filesystem import DirEntry, FileSystem
+    from standfast.zfs.outline import SubstreamOutline
 
     Damaged = Callable[[bytes, StreamError | DamagedError], None]
 
@@ -156,6 +157,10 @@ class Pattern:
 
         self._match = re.compile(translated).match
 
+    def may_fit(self, name: bytes) -> bool:
+        """Return whether a file of that name can fit at any path."""
+        return self._whole or self.fits(b"", name)
+
     def fits(self, path: bytes, name: bytes) -> bool:
         """Return whether a file's path or name fits."""
         wanted = path if self._whole else name
@@ -179,27 +184,104 @@ class Found:
     versions: list[Version] = field(default_factory=list)
 
 
-def find_in(
-    tree: FileSystem, pattern: Pattern, found: dict[tuple[str, bytes], Found]
-) -> None:
-    """Add a snapshot's files that fit to what was found in others before.
+@dataclass
+class _Known:
+    """What was seen of a dataset's last point.
 
-    Raises:
-        StreamError: something is damaged.
+    Attributes:
+        chain: the streams that made it.
+        folders: for each folder the names in it that fit, and the folders in it.
+        files: for each file that fits, what it was.
     """
-    dataset = tree.name.partition("@")[0]
-    for path, entry in walk(tree, tree.root, b""):
-        if not pattern.fits(path, entry.name):
-            continue
-        here = found.setdefault((dataset, path), Found(dataset, path))
-        file = file_of(tree, path, entry.number)
-        own = mark(file.number, file.attributes)
+
+    chain: tuple[SubstreamOutline, ...] = ()
+    folders: dict[int, tuple[list[DirEntry], list[DirEntry]]] = field(
+        default_factory=dict
+    )
+    files: dict[int, Attributes] = field(default_factory=dict)
+
+
+class Finder:
+    """Looks for names in one point after another.
+
+    In a point that goes on from the one before, only those folders are read again that
+    an increment speaks of; of each, what fits and the folders in it are remembered.
+
+    Args:
+        pattern: what to look for.
+
+    Attributes:
+        found: by (dataset, path).
+    """
+
+    def __init__(self, pattern: Pattern) -> None:
+        self.found: dict[tuple[str, bytes], Found] = {}
+        self._pattern = pattern
+        self._known: dict[str, _Known] = {}
+
+    def look(self, tree: FileSystem) -> None:
+        """Go through a point.
+
+        Raises:
+            StreamError: something is damaged.
+        """
+        dataset = tree.name.partition("@")[0]
+        known = self._known.setdefault(dataset, _Known())
+        chain = tree.objects.chain
+        length = len(known.chain)
+        if length and chain[:length] == known.chain:
+            for number in tree.objects.changed_in(length):
+                known.folders.pop(number, None)
+                known.files.pop(number, None)
+        else:
+            known.folders.clear()
+            known.files.clear()
+        known.chain = chain
+        seen = {tree.root}
+        pending = [(b"", tree.root)]
+        while pending:
+            above, number = pending.pop()
+            fitting, inner = self._folder(tree, known, number)
+            for entry in fitting:
+                path = above + entry.name
+                if self._pattern.fits(path, entry.name):
+                    self._add(tree, known, dataset, path, entry)
+            for entry in inner:
+                path = above + entry.name
+                if entry.number in seen or path.count(b"/") > _DEEPEST:
+                    raise StreamError(f"{tree.name}: {shown(path)} is there twice")
+                seen.add(entry.number)
+                pending.append((path + b"/", entry.number))
+
+    def _folder(
+        self, tree: FileSystem, known: _Known, number: int
+    ) -> tuple[list[DirEntry], list[DirEntry]]:
+        if number not in known.folders:
+            entries = tree.entries(number)
+            known.folders[number] = (
+                [e for e in entries if self._pattern.may_fit(e.name)],
+                [e for e in entries if stat.S_ISDIR(e.kind)],
+            )
+        return known.folders[number]
+
+    def _add(
+        self,
+        tree: FileSystem,
+        known: _Known,
+        dataset: str,
+        path: bytes,
+        entry: DirEntry,
+    ) -> None:
+        if entry.number not in known.files:
+            known.files[entry.number] = tree.attributes(entry.number)
+        attributes = known.files[entry.number]
+        here = self.found.setdefault((dataset, path), Found(dataset, path))
+        own = mark(entry.number, attributes)
         for version in here.versions:
             if mark(version.file.number, version.file.attributes) == own:
                 version.points.append(tree.name)
-                break
-        else:
-            here.versions.append(Version(file, [tree.name]))
+                return
+        here.versions.append(Version(file_of(tree, path, entry.number), [tree.name]))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from standfast.backup.proof import Archive
     from standfast.backup.recipients import X25519Identity
     from standfast.backup.vault import Vault
+    from standfast.zfs.outline import PageCache
 
     Read = Callable[[int, int], bytes]
 
@@ -31,7 +32,12 @@ BLOCK = 256 * KIB
 _KEPT_BLOCKS = 64
 
 
-def open_outline(index: Index, read: Read, identity: X25519Identity) -> Outline:
+def open_outline(
+    index: Index,
+    read: Read,
+    identity: X25519Identity,
+    pages: PageCache | None = None,
+) -> Outline:
     """Return an outline that lies in a sealed object.
 
     Raises:
@@ -42,7 +48,7 @@ def open_outline(index: Index, read: Read, identity: X25519Identity) -> Outline:
     except (AgeError, NoIdentityError) as error:
         raise DamagedError(f"{INDEX_OBJECT}: {error.message}") from None
     root = Root(offset=index.offset, size=index.size, sha256=index.sha256)
-    return Outline(sealed.read, root)
+    return Outline(sealed.read, root, pages)
 
 
 def stored_reader(vault: Vault, archive: Archive, index: Index) -> Read:

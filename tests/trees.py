@@ -12,7 +12,8 @@ from backports import zstd
 
 from standfast.zfs.filesystem import FileSystem
 from standfast.zfs.objects import Objects
-from standfast.zfs.outline import Outline, OutlineWriter
+from standfast.zfs.outline import Outline
+from standfast.zfs.outlining import OutlineWriter
 from standfast.zfs.records import StreamCheck
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from standfast.errors import (
 )
 from standfast.zfs.filesystem import FileSystem, Volume
 from standfast.zfs.objects import Objects
-from standfast.zfs.outline import Outline, OutlineWriter, Root
+from standfast.zfs.outline import Outline, Root
+from standfast.zfs.outlining import OutlineWriter
 from standfast.zfs.records import StreamCheck
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from standfast.backup.browse.extract import Extraction, Wishes, write_volume
+from standfast.backup.browse.extract import Extraction, Wishes
+from standfast.backup.browse.image import write_volume
 from standfast.backup.browse.place import Place
 from standfast.cli.browsing import browsing, path_bytes, printable
 from standfast.errors import ExitStatus, UsageError

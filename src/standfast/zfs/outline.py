@@ -6,8 +6,7 @@ and for blocks of files the place in the stream. DESIGN.md has the layout. Recor
 kept in the stream's own order, in pages that are compressed and hashed each by itself,
 so that one object is found by reading the table and a page or two.
 
-Memory: one page while writing, and what the table takes: 56 bytes for some thousand
-records. Pages go out as they are full.
+Here is what reads one, in memory that is bounded; ``outlining`` makes it.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import base64
 import hashlib
 import heapq
 import sys
-from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from itertools import chain, pairwise
-from struct import Struct, unpack_from
+from itertools import pairwise
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -38,34 +36,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from standfast.zfs.records import Substream
 
 FORMAT = 1
 # Of each record's 312 bytes these hold all that it says; the rest is the running
 # checksum, which was compared when the stream passed, and padding.
 HEAD_BYTES = 144
-_WHERE, _HELD, _ROW = HEAD_BYTES, HEAD_BYTES + 8, HEAD_BYTES + 12
-_RECORD = 312
-_FREEOBJECTS, _WRITE, _FREE, _BYREF = 2, 3, 4, 6
-_WITH_METADATA = frozenset({1, 7, 8})
-# Types of object whose blocks are contents and stay in the stream: plain files and
-# volumes; of the new style (0x80), all without the bit for metadata (0x40).
-_CONTENTS = frozenset({19, 23, *range(0x80, 0xC0)})
-# Checksums of blocks in WRITE and WRITE_BYREF: random bytes, not needed here.
-_SUMS = {_WRITE: slice(56, 88), _BYREF: slice(72, 104)}
-
-PAGE_RECORDS = 1024
-PAGE_BYTES = 256 << 10
+WHERE, HELD, ROW = HEAD_BYTES, HEAD_BYTES + 8, HEAD_BYTES + 12
 # A page may end with one block of 16 MiB; a table of 64 million records is 4 MiB.
 _LARGEST_PAGE = 32 << 20
 _LARGEST_TABLE = 1 << 30
-_LARGEST_BEGIN = 1 << 20
 _DIGEST = 16
-_LEVEL = 3
 # A chain of a year of days wants a page of each at a time.
 KEPT_BYTES = 128 << 20
-_COUNT = Struct("<I")
-_PAGE_TYPE: list[tuple[str, str]] = [
+COUNT = Struct("<I")
+PAGE_TYPE: list[tuple[str, str]] = [
     ("substream", "<u4"),
     ("records", "<u4"),
     ("first", "<u8"),
@@ -112,7 +96,9 @@ class Part(msgspec.Struct, kw_only=True):
     frees: int = 0
 
 
-class _Head(msgspec.Struct, kw_only=True):
+class Head(msgspec.Struct, kw_only=True):
+    """The document at the start of the table."""
+
     format: int
     substreams: list[Part]
 
@@ -145,213 +131,8 @@ class Record(NamedTuple):
     held: bytes
 
 
-class OutlineWriter:
-    """Makes an outline of what it hears of; see ``records.Listener``.
-
-    Args:
-        out: takes the outline's bytes in order.
-    """
-
-    def __init__(self, out: Callable[[bytes], object]) -> None:
-        self._out = out
-        self._offset = 0
-        self._parts: list[Part] = []
-        self._rows = bytearray()
-        self._frees = bytearray()
-        self._compressor = _compressor()
-        self._low = 0
-        self._owed = 0
-        self._keep = False
-        self._begin = bytearray()
-        self._highest = 0
-        self._empty()
-
-    def begin(
-        self, substream: Substream, flags: int, payload: int, *, big_endian: bool
-    ) -> None:
-        """Start a substream; ``payload`` bytes of its BEGIN come first."""
-        self._finish_part()
-        self._parts.append(
-            Part(
-                name=substream.toname,
-                guid=str(substream.toguid),
-                from_guid=str(substream.fromguid),
-                kind=substream.kind,
-                creation=substream.creation,
-                features=list(substream.features),
-                big_endian=big_endian,
-                flags=flags,
-            )
-        )
-        self._low = 3 if big_endian else 0
-        self._owed, self._keep = payload, False
-        self._begin.clear()
-        self._highest = 0
-
-    def records(
-        self, view: memoryview, where: int, starts: Sequence[int], until: int
-    ) -> None:
-        """Take in the next bytes of a substream.
-
-        Args:
-            view: the rest of a payload, then records; the last may be cut within
-                its payload.
-            where: the view's offset in the stream.
-            starts: where records begin in the view.
-            until: where the last one's payload ends; may be beyond the view.
-        """
-        if self._owed:
-            self._go_on(view[: min(self._owed, len(view))])
-        if not starts:
-            return
-        self._take(view, where, starts, until)
-        if until > len(view):
-            self._owed = until - len(view)
-            self._keep = bool(self._where) and bool(self._held[-1])
-
-    def _take(
-        self, view: memoryview, where: int, starts: Sequence[int], until: int
-    ) -> None:
-        """Take in records until all are taken; a page may be full before."""
-        done = 0
-        while done < len(starts):
-            self._flush_full()
-            part = starts[done : done + PAGE_RECORDS // 4]
-            rest = starts[done + len(part) : done + len(part) + 1]
-            done += self._take_some(view, where, part, rest[0] if rest else until)
-
-    def _take_some(
-        self, view: memoryview, where: int, starts: Sequence[int], until: int
-    ) -> int:
-        """Take in records, the hot path of small files; return how many."""
-        low, wide, heads, blobs = self._low, self._low + 16, self._heads, self._blobs
-        note, hold = self._where.append, self._held.append
-        ends = chain(starts[1:], (until,))
-        for number, (start, end) in enumerate(zip(starts, ends, strict=False), 1):
-            kind = view[start + low]
-            if kind == _FREEOBJECTS:
-                self._free(bytes(view[start : start + 32]), where + start)
-                continue
-            heads += view[start : start + HEAD_BYTES]
-            note(where + start)
-            if kind == _FREE or (kind == _WRITE and view[start + wide] in _CONTENTS):
-                hold(0)
-            elif kind == _WRITE or kind in _WITH_METADATA:
-                at = start + _RECORD
-                hold(end - at)
-                blobs += view[at:end]
-                if len(blobs) >= PAGE_BYTES:
-                    return number
-            else:
-                hold(0)
-        return len(starts)
-
-    def finish(self) -> Root:
-        """Write what is left and the table, and return how to find it."""
-        self._finish_part()
-        head = msgspec.json.encode(_Head(format=FORMAT, substreams=self._parts))
-        plain = b"".join([_COUNT.pack(len(head)), head, self._rows, self._frees])
-        table = _compressor().compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
-        root = Root(
-            offset=self._offset,
-            size=len(table),
-            sha256=hashlib.sha256(table).hexdigest(),
-        )
-        self._out(table)
-        return root
-
-    def _go_on(self, piece: memoryview) -> None:
-        """Take the rest of a payload that was cut between two calls."""
-        self._owed -= len(piece)
-        if self._keep:
-            self._blobs += piece
-        elif not self._where and len(self._begin) + len(piece) <= _LARGEST_BEGIN:
-            self._begin += piece
-
-    def _free(self, head: bytes, where: int) -> None:
-        """Note a FREEOBJECTS, unless it can free nothing.
-
-        A full stream frees the gaps between its objects, which nobody ever filled.
-        """
-        first, count = unpack_from(self._order() + "8xQQ", head)
-        part = self._parts[-1]
-        self._see_highest()
-        if count == 0 or (part.from_guid == "0" and first > self._highest):
-            return
-        last = min(first + count - 1, (1 << 64) - 1)
-        self._frees += Struct("<3Q").pack(first, last, where)
-        part.frees += 1
-
-    def _see_highest(self) -> None:
-        if self._where:
-            (number,) = unpack_from(self._order() + "Q", self._heads, -HEAD_BYTES + 8)
-            self._highest = max(self._highest, number)
-
-    def _order(self) -> Literal["<", ">"]:
-        return ">" if self._low else "<"
-
-    def _empty(self) -> None:
-        self._heads = bytearray()
-        self._where = array("Q")
-        self._held = array("I")
-        self._blobs = bytearray()
-
-    def _finish_part(self) -> None:
-        if not self._parts:
-            return
-        self._flush()
-        self._parts[-1].payload = base64.b64encode(self._begin).decode()
-
-    def _flush_full(self) -> None:
-        """Write the page if it is full."""
-        if len(self._where) >= PAGE_RECORDS or len(self._blobs) >= PAGE_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Compress a page and write it."""
-        import numpy as np  # noqa: PLC0415 - start-up stays cheap
-
-        count = len(self._where)
-        if not count:
-            return
-        rows = np.zeros((count, _ROW), np.uint8)
-        rows[:, :HEAD_BYTES] = np.frombuffer(self._heads, np.uint8).reshape(count, -1)
-        kinds = rows[:, self._low]
-        for kind, place in _SUMS.items():
-            rows[kinds == kind, place] = 0
-        wide = np.array(self._where, "<u8").view(np.uint8).reshape(count, 8)
-        rows[:, _WHERE:_HELD] = wide
-        held = np.array(self._held, "<u4").view(np.uint8).reshape(count, 4)
-        rows[:, _HELD:] = held
-        numbers = rows[:, 8:16].copy().view(self._order() + "u8")
-        self._highest = max(self._highest, int(numbers.max()))
-        # Turned, each byte of a field stands beside its fellows: they are alike.
-        plain = rows.T.tobytes() + self._blobs
-        stored = self._compressor.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
-        part = self._parts[-1]
-        row = np.zeros(1, np.dtype(_PAGE_TYPE))
-        row["substream"], row["records"] = len(self._parts) - 1, count
-        row["first"], row["last"] = numbers.min(), numbers.max()
-        row["offset"], row["stored"] = self._offset, len(stored)
-        row["size"] = len(plain)
-        row["digest"] = np.void(_digest(stored))
-        self._rows += row.tobytes()
-        part.pages += 1
-        self._out(stored)
-        self._offset += len(stored)
-        self._empty()
-
-
-def _compressor() -> zstd.ZstdCompressor:
-    parameter = zstd.CompressionParameter
-    options: dict[int, int] = {
-        parameter.compression_level: _LEVEL,
-        parameter.checksum_flag: 1,
-    }
-    return zstd.ZstdCompressor(options=options)
-
-
-def _digest(data: bytes) -> bytes:
+def digest(data: bytes) -> bytes:
+    """Return a page's digest as the table has it."""
     return hashlib.sha256(data).digest()[:_DIGEST]
 
 
@@ -383,17 +164,17 @@ class _Page:
     def __init__(self, plain: bytes, count: int, order: str) -> None:
         import numpy as np  # noqa: PLC0415
 
-        if not 0 < count * _ROW <= len(plain):
+        if not 0 < count * ROW <= len(plain):
             raise damaged("a page is shorter than its records")
-        planes = np.frombuffer(plain, np.uint8, count * _ROW).reshape(_ROW, count)
+        planes = np.frombuffer(plain, np.uint8, count * ROW).reshape(ROW, count)
         self._rows = np.ascontiguousarray(planes.T)
-        self._where = self._rows[:, _WHERE:_HELD].copy().view("<u8")[:, 0]
-        held = self._rows[:, _HELD:].copy().view("<u4")[:, 0].astype(np.int64)
+        self._where = self._rows[:, WHERE:HELD].copy().view("<u8")[:, 0]
+        held = self._rows[:, HELD:].copy().view("<u4")[:, 0].astype(np.int64)
         self._ends = np.cumsum(held)
         self._starts = self._ends - held
-        if int(self._ends[-1]) != len(plain) - count * _ROW:
+        if int(self._ends[-1]) != len(plain) - count * ROW:
             raise damaged("a page's payloads do not fill it")
-        self._payloads = plain[count * _ROW :]
+        self._payloads = plain[count * ROW :]
         numbers = self._rows[:, 8:16].copy().view(order + "u8")[:, 0]
         self._sorted = numbers.argsort(kind="stable")
         self.numbers: list[int] = numbers[self._sorted].tolist()
@@ -472,7 +253,7 @@ class Outline:
             raise damaged("its table was altered")
         plain = _expand(stored, _LARGEST_TABLE)
         head, at = _head(plain)
-        rows, at = _rows(plain, at, np.dtype(_PAGE_TYPE), [p.pages for p in head])
+        rows, at = _rows(plain, at, np.dtype(PAGE_TYPE), [p.pages for p in head])
         frees, at = _rows(plain, at, np.dtype(_FREE_TYPE), [p.frees for p in head])
         if at != len(plain):
             raise damaged("something stands behind its table")
@@ -500,18 +281,18 @@ class Outline:
         if size > _LARGEST_PAGE:
             raise damaged(f"a page of {size} bytes")
         stored = self._read(int(row["offset"]), int(row["stored"]))
-        if _digest(stored) != bytes(row["digest"]):
+        if digest(stored) != bytes(row["digest"]):
             raise damaged("a page was altered")
         return _Page(_expand(stored, size), int(row["records"]), order)
 
 
 def _head(plain: bytes) -> tuple[list[Part], int]:
-    if len(plain) < _COUNT.size:
+    if len(plain) < COUNT.size:
         raise damaged("its table is empty")
-    (length,) = _COUNT.unpack_from(plain)
-    at = _COUNT.size + length
+    (length,) = COUNT.unpack_from(plain)
+    at = COUNT.size + length
     try:
-        head = msgspec.json.decode(plain[_COUNT.size : at], type=_Head)
+        head = msgspec.json.decode(plain[COUNT.size : at], type=Head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise damaged(str(error)) from None
     if head.format != FORMAT:

@@ -199,8 +199,3 @@ class Browser:
             self._looker.identity,
             self._pages,
         )
-
-
-def filesystems(points: Sequence[Point]) -> list[Point]:
-    """Return those points that may hold files."""
-    return [point for point in points if point.kind == "filesystem"]

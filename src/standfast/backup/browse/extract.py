@@ -1,4 +1,4 @@
-"""Taking files out: trees, sparse files, links, attributes, and volumes.
+"""Taking files out: trees, sparse files, links, attributes.
 
 Contents are written in the order in which they lie in the archives, so that each
 segment is opened once however the files are mixed in it. A file that turns out to be
@@ -16,20 +16,20 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from standfast.backup.browse.files import File, file_at, shown, walk
+from standfast.backup.browse.image import write_at
 from standfast.backup.browse.place import Place, split_names
 from standfast.errors import CommandError, DamagedError, StreamError, UsageError
 from standfast.zfs.extents import IN_STREAM, SEALED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from standfast.backup.browse.browser import Browser
     from standfast.backup.browse.catalogue import Point
     from standfast.backup.browse.place import Names
     from standfast.backup.browse.plaintext import Key
     from standfast.zfs.extents import Span
-    from standfast.zfs.filesystem import DirEntry, FileSystem, Volume
+    from standfast.zfs.filesystem import DirEntry, FileSystem
     from standfast.zfs.objects import ObjectState
 
 # What is planned at once; some hundred bytes for each.
@@ -305,7 +305,7 @@ class Extraction:
                 self._fail(job, open_files, error.message, damaged=True)
                 continue
             try:
-                _write_at(open_files.get(job), data, piece.span.start)
+                write_at(open_files.get(job), data, piece.span.start)
             except OSError as error:
                 self._fail(job, open_files, "", damaged=False)
                 self._judge(job.file.path, error)
@@ -457,47 +457,3 @@ class _OpenFiles:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def write_volume(
-    volume: Volume, path: Path, progress: Callable[[int, int], None]
-) -> int:
-    """Write a volume to a new sparse file, there only when it is whole.
-
-    Returns:
-        Bytes written; the rest are holes.
-
-    Raises:
-        UsageError: the file exists, or cannot be made.
-        StreamError: a block is damaged.
-        CommandError: the disk refused.
-    """
-    if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} exists already", hint="extract never overwrites")
-    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        done = 0
-        os.ftruncate(fd, volume.size)
-        for offset, data in volume.contents():
-            _write_at(fd, data, offset)
-            done += len(data)
-            progress(len(data), 0)
-        os.fsync(fd)
-        os.link(part, path)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        os.close(fd)
-        part.unlink(missing_ok=True)
-    return done

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from standfast.backup.age import CHUNK_SIZE, SEALED_SIZE, make_header
 from standfast.backup.model import Index
-from standfast.zfs.outline import OutlineWriter
+from standfast.zfs.outlining import OutlineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

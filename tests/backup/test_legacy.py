@@ -304,6 +304,35 @@ def test_one_bad_one_does_not_stop_the_others(
 
 
 @pytest.mark.system
+@pytest.mark.zfs_any
+def test_an_increment_follows_its_base(
+    standfast: Standfast, vault: Made, old: Old, pool: Pool
+) -> None:
+    """Whoever gave the script `-i` has increments; they come after what they need."""
+    mount = pool.mount / old.dataset.partition("/")[2]
+    (mount / "later").write_bytes(b"later" * 9000)
+    snapshot = f"{old.dataset}@i{os.urandom(3).hex()}"
+    pool.zfs("snapshot", snapshot)
+    argv = ["zfs", "send", "-i", f"{old.dataset}@s1", snapshot]
+    stream = subprocess.run(argv, capture_output=True, check=True).stdout
+    kept, base = old.file.read_bytes(), old.file
+    base.unlink()
+    old.sum.unlink()
+    # By name it comes before what it needs.
+    old.keep(scrypt(gzip.compress(stream, 1)), "a-later-one")
+    entry = only(imported(standfast, vault, old, ok=2))
+    assert "which the vault does not have" in entry["error"]
+    base.write_bytes(kept)
+    document = imported(standfast, vault, old)
+    assert ["imported"] * 2 == [entry["outcome"] for entry in document["files"]]
+    target = f"increments-{os.urandom(3).hex()}"
+    words = ("backup", "restore", vault.path, snapshot, f"{pool.name}/{target}")
+    standfast(*words, "-i", vault.key)
+    assert {**FILES, "later": b"later" * 9000} == pool.tree(target)
+    (mount / "later").unlink()
+
+
+@pytest.mark.system
 def test_a_wrong_passphrase(standfast: Standfast, vault: Made, old: Old) -> None:
     """It is told from damage: the header says so, and the sum says which."""
     old.secret = standfast.folder / "other"

@@ -15,6 +15,7 @@ from standfast.errors import CommandError, DamagedError, StandfastError
 from standfast.units import MIB
 from standfast.zfs.contents import KEY_BYTES, ContentDigest
 from standfast.zfs.listing import list_tree
+from standfast.zfs.names import check_dataset
 from standfast.zfs.records import StreamCheck
 from standfast.zfs.streams import exists, send_argv
 
@@ -101,7 +102,8 @@ def contents(
 def find_snapshot(host: Host, dataset: str, guid: int) -> Point | None:
     """Return a dataset's snapshot of that GUID, or None."""
     try:
-        if not exists(host, dataset):
+        # The name is a stream's word, and no stream may make it an option of zfs.
+        if not exists(host, check_dataset(dataset)):
             return None
         snapshots = list_tree(host, [dataset], deep=False).dataset(dataset).snapshots
     except StandfastError:

@@ -9,6 +9,7 @@ receiving. What was proven is remembered, with its date.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from standfast.backup.receiving import ReceiveSink, make_room
 from standfast.backup.restore import Found, check_before, restore
 from standfast.backup.verify import Level, Verifier, check_contents
 from standfast.errors import StandfastError
+from standfast.zfs.names import check_dataset
 from standfast.zfs.streams import exists
 
 if TYPE_CHECKING:
@@ -120,10 +122,10 @@ def _receive(driller: Driller, way: Sequence[Found], target: str) -> Proof:
 def choose_parent(host: Host, exercises: Sequence[Exercise]) -> str:
     """Return the pool of the first source that is on this machine, or nothing."""
     for exercise in exercises:
-        pool = exercise.name.partition("/")[0]
-        try:
-            if exercise.way and exercise.way[-1].taken and exists(host, pool):
+        if not exercise.way or not exercise.way[-1].taken:
+            continue
+        with contextlib.suppress(StandfastError):
+            pool = check_dataset(exercise.name.partition("/")[0])
+            if exists(host, pool):
                 return pool
-        except StandfastError:
-            return ""
     return ""

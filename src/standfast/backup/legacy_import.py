@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from standfast.backup.vault import Vault
 
 
+class NoBaseError(UsageError):
+    """An increment's base is not in the vault, or not yet."""
+
+
 @dataclass(frozen=True)
 class Holdings:
     """What this machine knows that a vault holds.
@@ -51,7 +55,7 @@ def plan_import(archive: OldArchive, known: Known, held: Holdings) -> SendPlan |
     """Return what is to be sent of a whole old archive; None if the vault has it.
 
     Raises:
-        UsageError: it is an increment, and what it builds on is not in the vault.
+        NoBaseError: it is an increment, and what it builds on is not in the vault.
     """
     facts = known.facts
     assert facts is not None
@@ -60,7 +64,7 @@ def plan_import(archive: OldArchive, known: Known, held: Holdings) -> SendPlan |
         return None
     base = held.sent.get((facts.fromguid, tree))
     if facts.fromguid and (base is None or ("w" in base.kind) != facts.raw):
-        raise UsageError(
+        raise NoBaseError(
             f"{facts.toname} is an increment from guid {facts.fromguid}, which the "
             "vault does not have",
             hint="import the one it builds on first",

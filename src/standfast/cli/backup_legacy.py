@@ -16,6 +16,7 @@ from standfast.backup.legacy import (
     find_archives,
 )
 from standfast.backup.legacy_import import (
+    NoBaseError,
     holdings,
     import_archive,
     plan_import,
@@ -103,15 +104,41 @@ def import_legacy(session: Session) -> int:
     results = [
         _Result(path, REFUSED, error=_orphan_error(path)) for path in found.orphans
     ]
-    for path in found.files:
-        results.append(_import_one(session, vault, path, passphrase, memory))
-        for line in results[-1].lines():
-            session.console.result_line(line)
+    results += _import_all(session, vault, found.files, passphrase, memory)
     _report_import(session, vault, results)
     if fresh_key and any(result.outcome == IMPORTED for result in results):
         key = vault.state.make_signer_key().public.text
         session.console.note(f"readers must trust this machine's key: --signer {key}")
     return _status(results)
+
+
+def _import_all(
+    session: Session, vault: Vault, files: list[Path], passphrase: bytes, memory: int
+) -> list[_Result]:
+    """Import archives; an increment waits until its base is there, if it comes."""
+    done: list[_Result] = []
+    while files:
+        waiting: list[_Result] = []
+        before = len(done)
+        for path in files:
+            result = _import_one(session, vault, path, passphrase, memory)
+            if isinstance(result.error, NoBaseError):
+                waiting.append(result)
+                continue
+            done.append(result)
+            _show(session, result)
+        gained = any(result.outcome == IMPORTED for result in done[before:])
+        files = [result.path for result in waiting] if gained else []
+        if not gained:
+            for result in waiting:
+                _show(session, result)
+            done += waiting
+    return done
+
+
+def _show(session: Session, result: _Result) -> None:
+    for line in result.lines():
+        session.console.result_line(line)
 
 
 def _import_one(

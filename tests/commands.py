@@ -27,6 +27,7 @@ COMMANDS = (
     "rewrap",
     "run",
     "send",
+    "serve",
     "signer add",
     "signer list",
     "signer revoke",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from standfast.backup.chain import Request
 from standfast.backup.dataset import open_source, properties_of, send_dataset
+from standfast.backup.folders import state_folder
 from standfast.backup.init import Owner, Wanted, create_vault
 from standfast.backup.keyfiles import parse_identities, parse_recipient
 from standfast.backup.model import SMALLEST_SEGMENT
@@ -31,7 +32,6 @@ from standfast.backup.retention import Policy
 from standfast.backup.rewrap import rewrap
 from standfast.backup.send import InputProducer, Sender, send_archive
 from standfast.backup.signers import predecessors
-from standfast.backup.state import state_folder
 from standfast.backup.stores import Store, open_store
 from standfast.backup.vault import open_vault
 from standfast.cli import (

@@ -15,6 +15,7 @@ from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from standfast.backup.folders import state_folder
 from standfast.backup.state import (
     COMMITTED,
     LOCK_SECONDS,
@@ -25,7 +26,6 @@ from standfast.backup.state import (
     VaultState,
     all_records,
     known_at,
-    state_folder,
 )
 from standfast.clock import SystemClock
 from standfast.errors import DamagedError, LockedError, StandfastError

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from standfast.errors import StandfastError
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 
 def make_folders(path: Path) -> None:
@@ -57,3 +60,20 @@ def drop_cut_line(fd: int) -> None:
     if keep < size:
         os.ftruncate(fd, keep)
     os.lseek(fd, 0, os.SEEK_END)
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Return ``$XDG_STATE_HOME/standfast``, or its default below the home.
+
+    Raises:
+        StandfastError: there is neither XDG_STATE_HOME nor a home.
+    """
+    base = environment.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):
+        return Path(base) / "standfast"
+    try:
+        return Path.home() / ".local" / "state" / "standfast"
+    except RuntimeError:
+        raise StandfastError(
+            "no home folder to remember vaults in", hint="set XDG_STATE_HOME"
+        ) from None

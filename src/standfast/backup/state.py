@@ -24,7 +24,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +36,7 @@ from standfast.errors import DamagedError, LockedError, StandfastError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from standfast.backup.underway import Notes, Resumable
     from standfast.clock import Clock
@@ -172,23 +172,6 @@ class Ledger:
         """Return the committed archive with the highest sequence number."""
         done = [s for s in self.sent.values() if s.state == COMMITTED]
         return max(done, key=lambda s: s.sequence, default=None)
-
-
-def state_folder(environment: Mapping[str, str]) -> Path:
-    """Return ``$XDG_STATE_HOME/standfast``, or its default below the home.
-
-    Raises:
-        StandfastError: there is neither XDG_STATE_HOME nor a home.
-    """
-    base = environment.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):
-        return Path(base) / "standfast"
-    try:
-        return Path.home() / ".local" / "state" / "standfast"
-    except RuntimeError:
-        raise StandfastError(
-            "no home folder to remember vaults in", hint="set XDG_STATE_HOME"
-        ) from None
 
 
 class VaultState:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from standfast.backup.folders import state_folder
 from standfast.backup.minisign import PublicKey
 from standfast.backup.secret_files import read_passphrase, read_secret
-from standfast.backup.state import state_folder
 from standfast.backup.stores import open_store
 from standfast.backup.stores.retry import RetryingStore
 from standfast.backup.stores.s3_address import with_options

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -82,6 +83,33 @@ def quote(text: str) -> str:
     if plain or not parts:
         parts.append(f"'{plain}'")
     return "".join(parts)
+
+
+# What stands in a word that ``quote`` made: a quoted run, or one escaped character.
+_QUOTED = re.compile(r"'([^'\\!]*)'|\\(['\\!])")
+
+
+def unquote(text: str) -> list[str]:
+    """Return the words of a command that ``quote`` made, by its strict inverse.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    words: list[str] = []
+    place = 0
+    while True:
+        parts: list[str] = []
+        while match := _QUOTED.match(text, place):
+            parts.append(match.group(1) or match.group(2) or "")
+            place = match.end()
+        if not parts:
+            raise UsageError("not a command of ours")
+        words.append("".join(parts))
+        if place == len(text):
+            return words
+        if text[place] != " ":
+            raise UsageError("not a command of ours")
+        place += 1
 
 
 class SshHost:
@@ -189,8 +217,10 @@ class SshHost:
 
     def _holding(self) -> list[str]:
         """Return ssh's last arguments for the session that holds the connection."""
-        script = f"echo {READY.decode()}; exec cat >/dev/null"
-        return [*self._target.flags(), f"exec /bin/sh -c {quote(script)}"]
+        # The first words are for a far end that runs no scripts (backup serve).
+        script = f": standfast hold 1; echo {READY.decode()}; exec cat >/dev/null"
+        words = " ".join(map(quote, ["/bin/sh", "-c", script]))
+        return [*self._target.flags(), f"exec {words}"]
 
     def _is_up(self, master: Process) -> bool:
         """Wait until the far end answers; return whether it did."""

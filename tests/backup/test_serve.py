@@ -184,6 +184,7 @@ def test_no_name_leads_out(far: Far, name: str) -> None:
     folder, _, last = name.rpartition("/")
     for verb, words in {
         "put": (folder, last, 1, PART),
+        "replace": (folder, last, 1, PART),
         "get": (name,),
         "get_range": (name, 1, 9),
         "delete": (name,),
@@ -202,7 +203,7 @@ def test_no_name_leads_out(far: Far, name: str) -> None:
             line[:64].isalnum() and len(line) > 64 for line in out.split(b"\n")
         )
     assert before == far.tree()
-    assert "\n" in name or 5 == len(far.log)
+    assert "\n" in name or 6 == len(far.log)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +241,15 @@ def test_nothing_that_counts_is_deleted(far: Far) -> None:
     for name in ("vault.json", f"archives/{SIGNED}/{SEGMENT}", "archives"):
         assert REFUSED == far.ask("delete", name)[0]
         assert REFUSED == far.ask("delete_folder", name)[0]
+        words = (*name.rpartition("/")[::2], 1, PART)
+        assert REFUSED == far.ask("replace", *words, stdin=b"x")[0]
     for archive, sender in ((SIGNED, "alice"), (THEIRS, "alice"), (MINE, "bob")):
         words = (f"archives/{archive}",)
         assert REFUSED == far.ask("delete_folder", *words, sender=sender)[0]
         words = (f"archives/{archive}/{SEGMENT}",)
         assert REFUSED == far.ask("delete", *words, sender=sender)[0]
     assert before == far.tree()
-    assert 12 == len(far.log)
+    assert 15 == len(far.log)
     assert 0 == far.ask("delete", f"archives/{MINE}/{SEGMENT}")[0]
     assert 0 == far.ask("delete_folder", f"archives/{MINE}")[0]
     assert not (far.folder / "archives" / MINE).exists()

@@ -181,6 +181,7 @@ class Serving:
         verbs: dict[str, tuple[int, Callable[..., int]]] = {
             "create": (1, self._create),
             "put": (5, self._put),
+            "replace": (5, self._replace),
             "get": (2, self._get),
             "get_range": (4, self._get_range),
             "get_small": (1, self._get_small),
@@ -225,6 +226,10 @@ class Serving:
             return CUT
         self._store.put(name, data)
         return self._done()
+
+    def _replace(self, folder: str, last: str, _size: str, _part: str) -> int:
+        name = f"{folder}/{last}" if folder else last
+        raise RefusedError(f"{name} may not be replaced by a sender")
 
     def _get(self, name: str) -> int:
         self._may_read(name)

@@ -241,8 +241,8 @@ def test_nothing_that_counts_is_deleted(far: Far) -> None:
     for name in ("vault.json", f"archives/{SIGNED}/{SEGMENT}", "archives"):
         assert REFUSED == far.ask("delete", name)[0]
         assert REFUSED == far.ask("delete_folder", name)[0]
-        words = (*name.rpartition("/")[::2], 1, PART)
-        assert REFUSED == far.ask("replace", *words, stdin=b"x")[0]
+        new = (*name.rpartition("/")[::2], 1, PART)
+        assert REFUSED == far.ask("replace", *new, stdin=b"x")[0]
     for archive, sender in ((SIGNED, "alice"), (THEIRS, "alice"), (MINE, "bob")):
         words = (f"archives/{archive}",)
         assert REFUSED == far.ask("delete_folder", *words, sender=sender)[0]

@@ -43,7 +43,8 @@ def rig() -> Iterator[Rig]:
 
 
 def director(rig: Rig, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "standfast", "director", *words]
+    command = ["ip", "netns", "exec", rig.space("a")]
+    command += [sys.executable, "-m", "standfast", "director", *words]
     if words[0] != "check":
         command += ["--socket", str(rig.folder / "a.ctl")]
     return subprocess.run(

@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
         keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         keywords.setdefault("allow_abbrev", False)
         self._in_any_order = False
+        # Name of the argument that takes every word after `--` as it stands.
+        self.rest = ""
         super().__init__(*args, **keywords)
 
     def error(self, message: str) -> NoReturn:
@@ -52,6 +54,10 @@ class Parser(argparse.ArgumentParser):
         By itself argparse gives an optional word (``ARCHIVE``, ``TARGET-DATASET``)
         no second chance once a flag stood before it.
         """
+        if self.rest and not self._in_any_order:
+            args, rest = _split(list(args or ()))
+            namespace = namespace or argparse.Namespace()
+            setattr(namespace, self.rest, rest)
         if self._subparsers is not None or self._in_any_order:
             return super().parse_known_args(args, namespace)
         self._in_any_order = True
@@ -67,6 +73,12 @@ class Parser(argparse.ArgumentParser):
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise StandfastError(f"cannot print: {error.strerror}") from None
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before ``--`` and what stands after it."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def build_parser(argv: Sequence[str]) -> Parser:

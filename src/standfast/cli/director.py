@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
+    from standfast.cli import Parser
+
 EXIT_STATUS = """
 EXIT STATUS
   0 done   1 failed, or refused   2 usage or configuration   130 interrupted
@@ -34,8 +36,8 @@ def _command(
     name: str,
     summary: str,
     where: str,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+) -> Parser:
+    parser: Parser = commands.add_parser(
         name, help=summary, description=summary, epilog=EXIT_STATUS
     )
     common = parser.add_argument_group("every command")
@@ -166,27 +168,53 @@ def _add_upgrade(commands: Any) -> None:  # noqa: ANN401
         "one backend after the other: drain, stop softly, run COMMAND, undrain",
         "director_upgrade:upgrade",
     )
+    parser.usage = "standfast director upgrade [BACKEND...] [FLAG...] -- COMMAND..."
+    parser.rest = "command"
     parser.add_argument("backends", metavar="BACKEND", nargs="*", help="default: all")
     parser.add_argument(
         "--each",
         metavar="COMMAND",
-        required=True,
-        help="run for each backend by /bin/sh; {name} and {address} are filled in",
+        default="",
+        help="instead of -- COMMAND: one line for /bin/sh; in both, and in the other "
+        "commands, {name} and {address} are filled in",
     )
     parser.add_argument(
         "--soft-stop",
         metavar="COMMAND",
         default="",
-        help="before it, as in 'ssh {address} pkill -USR1 -o haproxy'",
+        help="before it, as in 'pkill -USR1 -o haproxy'",
     )
     parser.add_argument(
-        "--deadline", metavar="T", default="1m", help="for each stage; default 1m"
+        "--ssh",
+        metavar="HOST",
+        default="",
+        help="run both there: [user@]host[:port], as in 'root@{address}'",
     )
     parser.add_argument(
-        "--settle",
-        metavar="T",
-        default="300ms",
-        help="between drain and soft stop, for what is on its way; default 300ms",
+        "--check-url",
+        metavar="URL",
+        default="",
+        help="watch this page, through a virtual address that this host can reach; "
+        "without it each backend's own page is watched",
+    )
+    for flag, default, words in (
+        ("--deadline", "1m", "for each stage"),
+        ("--settle", "300ms", "between drain and soft stop, for what is on its way"),
+        ("--baseline", "1s", "watch before the first, to know what is usual"),
+        ("--soak", "2s", "watch a backend that serves again, before the next"),
+    ):
+        parser.add_argument(
+            flag, metavar="T", default=default, help=f"{words}; default {default}"
+        )
+    parser.add_argument(
+        "--errors",
+        metavar="N",
+        type=int,
+        default=0,
+        help="stop when more than N errors come in a turn, beyond the usual; default 0",
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="show what would be run"
     )
     _socket(parser)
 

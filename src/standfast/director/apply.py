@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from standfast.director import plan, record
 from standfast.director.conntrack import OVER
 from standfast.director.control import ControlError, serve
+from standfast.director.counters import counters
 from standfast.director.election.model import Role
 from standfast.director.election.rank import Agreement
 from standfast.director.health import next_interval
@@ -233,13 +234,18 @@ class Daemon:
                 count = await asyncio.to_thread(self.driver.kill, backend, wanted)
                 self.say(f"{backend.name}: {count} connections were cut")
                 return {"cut": count}
-            case "where":
-                return {"places": await self._where(request["client"])}
+            case "where" | "counters" as question:
+                return await self._asked(question, request)
             case "standby" | "resume" as order:
                 return {"sentence": self._stand(order, request)}
             case "reload":
                 return {"sentence": self.reload()}
         raise ControlError(f"there is no request {request.get('do')!r}")
+
+    async def _asked(self, question: str, request: dict[str, Any]) -> dict[str, Any]:
+        if question == "where":
+            return {"places": await self._where(request["client"])}
+        return {"nodes": await counters(self.config)}
 
     def status(self) -> dict[str, Any]:
         """Return all that there is to see; see docs/director.md for the fields."""

@@ -290,7 +290,8 @@ class Rig:
             priority=150 if name == "a" else 100,
             peer=self._peer(name) if election in ("vrrp", "carp") else "",
             backends="\n".join(
-                f'[backend.{node}]\naddress = "{ip}"\nmac = "{_mac(ip)}"'
+                f'[backend.{node}]\naddress = "{ip}"\nmac = "{_mac(ip)}"\n'
+                f'socket = "{self.folder}/{node}.sock"'
                 for node, ip in self.nodes.items()
             ),
         )

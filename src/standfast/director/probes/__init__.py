@@ -83,8 +83,14 @@ def passed(text: str = "") -> Outcome:
     return Outcome(Verdict.PASS, text)
 
 
-def open_probe(config: Config, name: str, host: Host) -> Probe:
-    """Return the probe of a backend."""
+def open_probe(config: Config, name: str, host: Host | None) -> Probe:
+    """Return the probe of a backend.
+
+    Args:
+        config: what is configured.
+        name: of the backend.
+        host: where programs run; probes of other kinds need none.
+    """
     from standfast.director.probes import command, haproxy, http, tcp  # noqa: PLC0415
 
     section = config.probe(name)
@@ -102,13 +108,20 @@ def open_probe(config: Config, name: str, host: Host) -> Probe:
     if section.type == "agent":
         return haproxy.AgentProbe(where)
     if section.type == "haproxy":
-        socket = config.file.backend[name].socket or section.socket
+        socket = runtime_socket(config, name)
         if not socket:
             return haproxy.PageProbe(http.HttpProbe(where, section), section.rows)
-        return haproxy.SocketProbe(socket.format(address=where[0]), section.rows)
+        return haproxy.SocketProbe(socket, section.rows)
+    assert host is not None
     words = {"name": name, "address": where[0], "port": where[1]}
     argv = [word.format(**words) for word in section.command]
     return command.CommandProbe(argv, host, section.deadline_seconds())
+
+
+def runtime_socket(config: Config, name: str) -> str:
+    """Return where a backend's runtime socket is: a path, address:port, or nothing."""
+    socket = config.file.backend[name].socket or config.probe(name).socket
+    return socket.format(address=config.backends[name].address.ip)
 
 
 __all__ = [
@@ -120,4 +133,5 @@ __all__ = [
     "failed",
     "open_probe",
     "passed",
+    "runtime_socket",
 ]

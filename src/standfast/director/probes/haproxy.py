@@ -12,6 +12,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from standfast.director import upgrading
 from standfast.director.model import parse_address
 from standfast.director.probes import failed, passed
 from standfast.director.probes.exchange import Exchange
@@ -39,6 +40,17 @@ class SocketProbe(Exchange):
         if re.search(r"^Stopping: 1$", text, re.MULTILINE):
             return replace(outcome, text="it is stopping", drain=True)
         return outcome
+
+
+class CounterProbe(Exchange):
+    """Fetches HAProxy's own counters; what they say is not judged."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(socket_place(where), upgrading.QUESTION)
+
+    def judge(self, answer: bytes) -> Outcome:
+        """See Exchange; the outcome's text is the answer."""
+        return passed(answer.decode(errors="replace"))
 
 
 class PageProbe(Exchange):

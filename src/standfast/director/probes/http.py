@@ -52,7 +52,7 @@ class TlsProbe:
     """The same under TLS; no plain exchange, for TLS speaks between."""
 
     def __init__(self, where: Where, section: ProbeSection) -> None:
-        self._where = where
+        self.where = where
         self._page = HttpProbe(where, section)
         self._opening = PROXY[section.proxy]
         self._name = section.host or where[0]
@@ -61,9 +61,9 @@ class TlsProbe:
     async def check(self) -> Outcome:
         """Ask once."""
         loop = asyncio.get_running_loop()
-        sock = open_socket(self._where)
+        sock = open_socket(self.where)
         try:
-            await loop.sock_connect(sock, self._where)
+            await loop.sock_connect(sock, self.where)
             await loop.sock_sendall(sock, self._opening)
             reader, writer = await asyncio.open_connection(
                 sock=sock, ssl=self._tls, server_hostname=self._name

@@ -187,6 +187,32 @@ def test_all_fail_open() -> None:
     assert members(play(farm(fail_open=False), *results)) == set()
 
 
+def test_a_service_may_have_bounds_of_its_own() -> None:
+    """One fails closed while the others fail open, and one lets nobody out."""
+    text = GOOD + "".join(
+        f'[service.{name}]\nvirtual = ["192.0.2.1:{port}"]\n{more}\n'
+        for name, port, more in (
+            ("closed", 81, "fail_open = false"),
+            ("kept", 82, "max_out = 0.0"),
+        )
+    )
+    config = parse_config(text.replace("20ms", '20ms"\nrise = 1\nfall = 1\nbody = "'))
+    state = step(
+        State(),
+        Configured(config.services, config.backends, config.paces, config.policy, 0),
+    ).state
+    by_name = {service.name: service for service in state.services}
+
+    def serve(state: State) -> dict[str, int]:
+        return {name: len(serving(state, by_name[name])) for name in by_name}
+
+    one = play(state, ("h1", FAIL), ("h2", PASS))
+    assert {"web": 1, "closed": 1, "kept": 1} == serve(one)
+    assert {"web": 2, "closed": 0, "kept": 2} == serve(play(one, ("h2", FAIL)))
+    with pytest.raises(UsageError, match=r"service\.kept\.max_out: 2 is not"):
+        parse_config(text.replace("max_out = 0.0", "max_out = 2.0"))
+
+
 def test_the_cap_keeps_the_last_to_fall() -> None:
     state = play(farm(4, max_out=0.5), ("h3", FAIL), ("h1", FAIL), ("h2", FAIL))
     assert members(state) == {"h4", "h2"}

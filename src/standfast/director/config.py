@@ -91,13 +91,20 @@ class BackendSection(Section, frozen=True):
 
 
 class ServiceSection(Section, frozen=True):
-    """``[service.NAME]``; ``backends`` default to all."""
+    """``[service.NAME]``; ``backends`` default to all.
+
+    Attributes:
+        max_out: for this service alone; see PolicySection.
+        fail_open: the same.
+    """
 
     virtual: tuple[str, ...]
     backends: tuple[str, ...] = ()
     mode: Mode = "nat"
     slots: int = 1021
     proto: Literal["tcp", "udp"] = "tcp"
+    max_out: float | None = None
+    fail_open: bool | None = None
 
 
 class DampingSection(Section, frozen=True):
@@ -267,10 +274,24 @@ def _checked(file: File) -> Config:
         services,
         backends,
         {},
-        Policy(file.policy.max_out, file.policy.fail_open),
+        _policy(file),
     )
     paces = {name: config.probe(name).pace(damping) for name in backends}
     return msgspec.structs.replace(config, paces=paces)
+
+
+def _policy(file: File) -> Policy:
+    common = Policy(file.policy.max_out, file.policy.fail_open)
+    own = {}
+    for name, section in file.service.items():
+        limit, is_open = section.max_out, section.fail_open
+        if limit is not None:
+            at(f"service.{name}.max_out", partial(between, limit, 0, 1))
+        own[name] = Policy(
+            common.max_out if limit is None else limit,
+            common.fail_open if is_open is None else is_open,
+        )
+    return Policy(common.max_out, common.fail_open, own)
 
 
 def _check_probe(path: str, probe: ProbeSection) -> None:

@@ -34,10 +34,16 @@ class Policy:
     Attributes:
         max_out: share of a service's backends that probes may take out at once.
         fail_open: whether all serve when all have failed.
+        of_service: what bounds one service alone, by its name.
     """
 
     max_out: float = 0.7
     fail_open: bool = True
+    of_service: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, service: str) -> Policy:
+        """Return what bounds a service."""
+        return self.of_service.get(service, self)
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,7 @@ def backend_state(state: State, name: str) -> BackendState:
 
 def serving(state: State, service: Service) -> frozenset[str]:
     """Return the backends that get a service's new connections."""
+    policy = state.policy.of(service.name)
     usable = [n for n in service.backends if not _withheld(state.entries[n])]
     held = state.inherited.get(service.name)
     good = frozenset(n for n in usable if _good(state.entries[n], n, held))
@@ -218,8 +225,8 @@ def serving(state: State, service: Service) -> frozenset[str]:
     if not good:
         # Whoever is not known to be down goes first; then, failing open, all.
         unsure = frozenset(n for n in usable if n not in bad)
-        return unsure or (frozenset(bad) if state.policy.fail_open else frozenset())
-    allowed = max(1, math.floor(state.policy.max_out * len(service.backends)))
+        return unsure or (frozenset(bad) if policy.fail_open else frozenset())
+    allowed = max(1, math.floor(policy.max_out * len(service.backends)))
     # Those that fell last stay: the first falls are the likeliest to be real.
     bad.sort(key=lambda n: (state.entries[n].health.since, n))
     return good | frozenset(bad[allowed:])

@@ -272,10 +272,12 @@ class Rig:
         mode: str = "",
         elect: str = "",
         more: str = "",
+        path: str = "",
     ) -> None:
         """Start a director's daemon, and wait until it answers.
 
-        ``elect`` adds lines to its [election], ``more`` ends its configuration.
+        ``elect`` adds lines to its [election], ``more`` ends its configuration;
+        ``path`` is where it finds programs.
         """
         text = CONFIG.format(
             name=name,
@@ -295,10 +297,11 @@ class Rig:
                 for node, ip in self.nodes.items()
             ),
         )
-        path = self.folder / f"{name}.toml"
-        path.write_text(f"{text}\n{more}", encoding="ascii")
-        argv = [sys.executable, "-m", "standfast", "director", "run"]
-        self.start(name, [*argv, "--config", str(path)], space=name)
+        file = self.folder / f"{name}.toml"
+        file.write_text(f"{text}\n{more}", encoding="ascii")
+        argv = ["env", f"PATH={path}"] if path else []
+        argv += [sys.executable, "-m", "standfast", "director", "run"]
+        self.start(name, [*argv, "--config", str(file)], space=name)
         self.wait(lambda: self._answers(name), f"director {name} does not start")
 
     def give_addresses(self, name: str) -> None:

@@ -235,9 +235,12 @@ SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
 KINDS = ("downloads", "client_first", "server_first")
 
 
-def single(rig: Rig) -> None:
-    """Start one director that holds the addresses without an election."""
-    rig.start_director("a", election="none")
+def single(rig: Rig, path: str = "") -> None:
+    """Start one director that holds the addresses without an election.
+
+    ``path`` is where it finds programs, if not where we do.
+    """
+    rig.start_director("a", election="none", path=path)
     rig.give_addresses("a")
     rig.wait_up("a")
     rig.wait(lambda: rig.role("a") == "master", "a does not begin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from standfast.director.lab import elections, planes, scenarios
+from standfast.director.lab import elections, faults, planes, scenarios
 from standfast.director.lab.rig import Rig
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SCENARIOS: dict[str, Callable[[Rig], Finding]] = {
     **scenarios.SCENARIOS,
     **planes.SCENARIOS,
+    **faults.SCENARIOS,
     **elections.SCENARIOS,
 }
 

@@ -215,17 +215,17 @@ class Plane:
         A family counts when one virtual address of it was answered: a service whose
         backends have all failed says nothing of the way.
         """
-        await self.settle()
-        wanted = self.wanted()
+        services = [s for s in self.wanted().services if s.mode != "dsr"]
         asked = [
             virtual
-            for service in wanted.services
-            if service.mode != "dsr" and self.answering(service)
+            for service in services
+            if self.answering(service)
             for virtual in service.virtual
             if virtual.proto == "tcp"
         ]
-        if self._prove is not None and not asked:
+        if services and not asked and self._prove is not None:
             return  # nobody would answer; asked again when a backend is up
+        await self.settle()
         self.unproved = await self._silence(asked)
         self.proved = not self.unproved
         if self.unproved:
@@ -233,7 +233,7 @@ class Plane:
 
     async def _silence(self, asked: Sequence[Address]) -> str:
         """Return what is wrong with the way through the addresses, if anything."""
-        if self._prove is None:
+        if self._prove is None or not asked:
             return ""
         try:
             answered = await self._prove(asked)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from standfast.clock import Clock
     from standfast.director.config import Config
     from standfast.director.election import Election
+    from standfast.director.election.model import IPAddress
     from standfast.director.peering import Peering
-    from standfast.director.plane import Plane
 
 log = logging.getLogger("standfast.director")
 
@@ -52,6 +52,43 @@ class Say(Protocol):
 
     def __call__(self, sentence: str, weight: int = logging.INFO) -> None:
         """Take a sentence; ``weight`` is one of logging's levels."""
+        ...
+
+
+class Hand(Protocol):
+    """What is asked of the data plane; see plane.Plane.
+
+    Attributes:
+        unproved: why no connection through the addresses was answered.
+        proved: whether one was.
+    """
+
+    unproved: str
+    proved: bool
+
+    @property
+    def guard(self) -> bool:
+        """Whether the door is closed."""
+        ...
+
+    def loaded(self) -> bool | None:
+        """Return whether the rules are in the kernel; None when nobody looked."""
+        ...
+
+    async def load(self) -> None:
+        """Open the door, and add what moves along."""
+        ...
+
+    async def guard_on(self) -> None:
+        """Close the door, and remove what moves along."""
+        ...
+
+    async def flush(self) -> None:
+        """Forget the flows."""
+        ...
+
+    async def verify(self, addresses: tuple[IPAddress, ...]) -> None:
+        """Prove that the addresses work here."""
         ...
 
 
@@ -77,7 +114,7 @@ class Mastership:
     def __init__(
         self,
         config: Callable[[], Config],
-        plane: Plane,
+        plane: Hand,
         *,
         backends: Callable[[], tuple[int, int]],
         peering: Peering | None,

@@ -215,15 +215,15 @@ class Plane:
         A family counts when one virtual address of it was answered: a service whose
         backends have all failed says nothing of the way.
         """
-        services = [s for s in self.wanted().services if s.mode != "dsr"]
-        asked = [
-            virtual
-            for service in services
-            if self.answering(service)
+        found = [
+            (service, virtual)
+            for service in self.wanted().services
+            if service.mode != "dsr"
             for virtual in service.virtual
             if virtual.proto == "tcp"
         ]
-        if services and not asked and self._prove is not None:
+        asked = [virtual for service, virtual in found if self.answering(service)]
+        if found and not asked and self._prove is not None:
             return  # nobody would answer; asked again when a backend is up
         await self.settle()
         self.unproved = await self._silence(asked)

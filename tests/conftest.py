@@ -149,12 +149,19 @@ class Standfast:
 
 
 class ForkServer:
-    """The command in forks of one warm interpreter; see forkserver.py."""
+    """The command in forks of one warm interpreter; see forkserver.py.
 
-    def __init__(self) -> None:
+    Args:
+        env: variables for the interpreter, besides our own.
+    """
+
+    def __init__(self, env: dict[str, str] | None = None) -> None:
         argv = [sys.executable, "-W", "error", str(ROOT / "tests" / "forkserver.py")]
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | (env or {}),
         )
 
     def ask(self, standfast: Standfast, **request: Any) -> Ran:

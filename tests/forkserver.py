@@ -5,7 +5,8 @@ JSON request a line on standard input, one JSON answer a line on standard output
 ``{"argv": [...], "env": {...}, "stdin": FILE, "folder": FOLDER}`` runs a command line;
 ``{"doomed": "send" | "init" | "dataset", "vault": DIRECTORY, "at": N, "when":
 "before" | "after", ...}`` runs the library with a store (and for a dataset a host)
-that ends its process by SIGKILL at the N-th operation.
+that ends its process by SIGKILL at the N-th operation; ``{"doomed": "run", "words":
+[...], ...}`` does so with a whole ``backup run``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ from standfast.cli import (
     backup_marks,
     backup_read,
     backup_restore,
+    backup_run,
     backup_send,
+    build_parser,
     main,
 )
+from standfast.cli.session import Session
 from standfast.clock import SystemClock
 from standfast.host.local import LocalHost
 from standfast.pace import Unlimited
@@ -50,9 +54,11 @@ from standfast.zfs import fletcher
 from standfast.zfs.listing import list_tree
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from standfast.host import Host
+    from standfast.pace import Pace
 
 WARM = (
     backup_init,
@@ -114,7 +120,27 @@ class Doomed:
         return self._doom.around(found) if name in self._verbs else found
 
 
+class DoomedSession(Session):
+    """The session of a command whose stores and programs count."""
+
+    def __init__(self, arguments: argparse.Namespace, doom: Doom) -> None:
+        super().__init__(arguments)
+        self._doom = doom
+        self.host = cast("LocalHost", Doomed(self.host, doom, {"run", "spawn"}))
+
+    def store_at(self, address: str, pace: Pace, patience: float) -> Store:
+        store = super().store_at(address, pace, patience)
+        return cast("Store", Doomed(store, self._doom, VERBS))
+
+
+def doomed_run(words: list[str], doom: Doom) -> int:
+    arguments = build_parser(words).parse_args(words)
+    return backup_run.run(DoomedSession(arguments, doom))
+
+
 def doomed(request: dict[str, Any]) -> int:
+    if request["doomed"] == "run":
+        return doomed_run(request["words"], Doom(request["at"], request["when"]))
     inner = open_store(request["vault"], Unlimited())
     doom = Doom(request["at"], request["when"])
     store = cast("Store", Doomed(inner, doom, VERBS))

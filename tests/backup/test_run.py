@@ -377,6 +377,21 @@ def test_a_vault_is_verified_when_its_turn_has_come(setup: Setup) -> None:
     assert "NOT WHOLE" in ran.out
 
 
+def test_each_run_audits_some_objects(setup: Setup) -> None:
+    """Well, then with an object whose bytes are gone."""
+    vaults = f'[vault.one]\naddress = "{setup.one.path}"\naudit = 4\n'
+    setup.configure(vaults=vaults)
+    (first,) = setup.document()["verified"]
+    assert (True, "audited") == (first["ok"], first["kind"])
+    assert [] == setup.document()["verified"]
+
+    for victim in setup.one.path.rglob("*.zst.age"):
+        victim.write_bytes(b"x" * victim.stat().st_size)
+    time.sleep(1.1)
+    ran = setup.run("--force", ok=3)
+    assert "NOT WHOLE: " in ran.out
+
+
 def test_a_snapshot_of_others_may_be_what_goes_out(setup: Setup) -> None:
     """With ``snapshot = false`` the newest there is, whoever made it."""
     setup.configure(job="snapshot = false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -147,6 +148,33 @@ def test_the_worst_comes_first() -> None:
     assert Grade.UNKNOWN == worst([Grade.WARNING, Grade.UNKNOWN])
     assert Grade.OK == worst([])
     assert [0, 1, 2, 3] == [grade.exit_status for grade in Grade]
+
+
+def test_what_a_policy_need_not_keep_is_counted() -> None:
+    """Full archives of ten days; a chain counts as long as one of it is kept."""
+
+    def days(base: str) -> dict[str, Archive]:
+        found: dict[str, Archive] = {}
+        before = base
+        for day in range(10):
+            name = f"{day:032x}"
+            one = archive(before, name)
+            assert one.statement is not None
+            dated = dataclasses.replace(
+                one.statement, time=NOW - (10 - day) * DAY, line="ab" * 16
+            )
+            found[name] = dataclasses.replace(one, statement=dated)
+            before = name if base == "" else NONE
+        return found
+
+    def spared(archives: dict[str, Archive], vault: str) -> int | None:
+        return judge(look=Look(ID, archives=archives), vault=vault).places[0].spare
+
+    full = {k: dataclasses.replace(v) for k, v in days(NONE).items()}
+    assert 6 == spared(full, "keep = { daily = 4 }")
+    assert spared(full, "") is None
+    # Each an increment on the one before: all are ancestors of the newest.
+    assert 0 == spared(days(""), "keep = { daily = 4 }")
 
 
 def test_chains() -> None:

@@ -62,6 +62,7 @@ class VaultSection(Section, frozen=True):
         bandwidth: a rate or a timetable; see standfast.backup.timetable.
         retry_for: how long one object is tried again when a connection fails.
         verify: how often ``run`` verifies it; empty is never.
+        audit: of how many objects each run has the far end prove that it has them.
         keep: what ``prune`` is meant to leave there.
     """
 
@@ -70,6 +71,7 @@ class VaultSection(Section, frozen=True):
     bandwidth: str = ""
     retry_for: str = "2m"
     verify: str = ""
+    audit: int = 0
     keep: KeepSection | None = None
 
 
@@ -158,6 +160,7 @@ class Place:
     timetable: Timetable
     patience: float
     verify: Schedule | None
+    audit: int
     keep: KeepSection | None
 
 
@@ -242,6 +245,7 @@ def _place(name: str, section: VaultSection) -> Place:
             f"{path}.address: a directory must be given from the root on",
             hint="timers start in no folder that one could rely on",
         )
+    at(f"{path}.audit", partial(between, section.audit, 0, 10_000))
     if section.keep is not None:
         _check_keep(f"{path}.keep", section.keep)
     return Place(
@@ -253,6 +257,7 @@ def _place(name: str, section: VaultSection) -> Place:
         at(f"{path}.verify", partial(_schedule, section.verify, "00:00"))
         if section.verify
         else None,
+        section.audit,
         section.keep,
     )
 

@@ -127,19 +127,21 @@ class JobReport:
 
 @dataclass(frozen=True)
 class Verified:
-    """A verification that was due.
+    """A verification or an audit that was due.
 
     Attributes:
         place: the vault's name in the configuration.
         good: whether all was well.
         text: what was found.
         status: exit status.
+        kind: ``verified`` or ``audited``.
     """
 
     place: str
     good: bool
     text: str
     status: ExitStatus
+    kind: str = "verified"
 
 
 @dataclass
@@ -185,7 +187,7 @@ class RunReport:
         for job in self.jobs:
             yield from _job_lines(job, dry_run=self.dry_run)
         for verified in self.verified:
-            word = "verified" if verified.good else "NOT WHOLE"
+            word = verified.kind if verified.good else "NOT WHOLE"
             yield f"vault {verified.place} {word}: {verified.text}"
 
     def complaints(self) -> Iterator[str]:
@@ -210,7 +212,8 @@ class RunReport:
             "status": int(self.status()),
             "jobs": [_job_document(job) for job in self.jobs],
             "verified": [
-                {"vault": v.place, "ok": v.good, "text": v.text} for v in self.verified
+                {"vault": v.place, "kind": v.kind, "ok": v.good, "text": v.text}
+                for v in self.verified
             ],
         }
 

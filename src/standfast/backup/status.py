@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 from standfast.backup.proof import COMMITTED, LEFTOVER
 from standfast.backup.proven import DAMAGED, DECRYPT, FETCH, HASH, RESTORE
+from standfast.backup.retention import Point, plan_retention
 from standfast.backup.runs import DatasetRecord, JobRecord, PlaceRecord
 from standfast.backup.state import COMMITTED as SENT_WHOLE
 from standfast.backup.sums import NONE
+from standfast.backup.thinning import policy_of
 from standfast.grade import Grade, worst
 from standfast.units import age_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from standfast.backup.config import Config, Job, Place
+    from standfast.backup.config import Config, Job, KeepSection, Place
     from standfast.backup.proof import Archive, Finding
     from standfast.backup.state import Sent
 
@@ -113,6 +115,8 @@ class PlaceRow:
         reached: whether it could be looked at; None if nobody tried.
         archives: how many whole ones are there, of all machines.
         stored: their bytes.
+        spare: how many of them the vault's ``keep`` does not ask for, by the times that
+            their senders signed; None where there is no such policy.
         remarks: what is not as it should be.
     """
 
@@ -122,6 +126,7 @@ class PlaceRow:
     reached: bool | None
     archives: int
     stored: int
+    spare: int | None
     remarks: tuple[Remark, ...]
 
     @property
@@ -178,7 +183,7 @@ def judge_status(
                 for name, one in held.datasets.items()
             ]
     places = [
-        _place_row(place, looks.get(place.name, Look(looked=False)))
+        _place_row(place, looks.get(place.name, Look(looked=False)), now)
         for place in config.places.values()
     ]
     return Status(
@@ -299,7 +304,7 @@ def _proof_remarks(
     return remarks
 
 
-def _place_row(place: Place, look: Look) -> PlaceRow:
+def _place_row(place: Place, look: Look, now: float) -> PlaceRow:
     remarks: list[Remark] = []
     if look.error:
         remarks.append(Remark(Grade.UNKNOWN, look.error))
@@ -319,5 +324,27 @@ def _place_row(place: Place, look: Look) -> PlaceRow:
         reached=not look.error if look.looked else None,
         archives=len(whole),
         stored=sum(archive.stored for archive in whole),
+        spare=None if place.keep is None else spare(whole, place.keep, now),
         remarks=tuple(remarks),
     )
+
+
+def spare(archives: Sequence[Archive], keep: KeepSection, now: float) -> int:
+    """Return how many archives a policy does not keep.
+
+    It is an estimate: the machine that prunes goes by the times at which it saw them.
+    """
+    stated = [(a.id, a.statement) for a in archives if a.statement is not None]
+    stated.sort(key=lambda one: (one[1].time, one[1].sequence))
+    points = [
+        Point(
+            id=name,
+            line=None if one.line in {"", NONE} else one.line,
+            base=None if one.base in {"", NONE} else one.base,
+            time=one.time,
+            order=order,
+        )
+        for order, (name, one) in enumerate(stated)
+    ]
+    decided = plan_retention(points, policy_of(keep), int(now))
+    return sum(not one.keep for one in decided.values())

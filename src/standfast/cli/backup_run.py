@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from standfast.backup.config import Config, parse_config
 from standfast.backup.notify import Message, deliver, event_of, is_wanted
 from standfast.backup.run import Places, Tools, due_places, run_jobs
-from standfast.backup.run_verify import verify_due
+from standfast.backup.run_verify import audit_due, verify_due
 from standfast.backup.runs import Runs
 from standfast.backup.timetable import Timetable
 from standfast.backup.vault import open_vault, ready_to_send
@@ -43,6 +44,9 @@ def run(session: Session) -> int:
     report = run_jobs(jobs, tools, places)
     wanted = {place.name: place for job in jobs for place in job.places}
     report.verified += verify_due(wanted.values(), tools, places)
+    served = {p.name for job in report.jobs for p in job.places}
+    audited = [place for name, place in wanted.items() if name in served]
+    report.verified += audit_due(audited, tools, places, secrets.SystemRandom())
     session.console.result(report.document(), "\n".join(report.lines()))
     if session.console.loudness < 0:
         # Cron sends as mail what is printed, and only that.

@@ -78,10 +78,10 @@ def lines(found: Status, now: float) -> Iterator[str]:
         yield _table(found, now)
     for place in found.places:
         if place.reached:
-            yield (
-                f"vault {place.place}: {place.archives} archives, "
-                f"{size_text(place.stored)}"
-            )
+            text = f"{place.archives} archives, {size_text(place.stored)}"
+            if place.spare:
+                text += f"; {place.spare} of them its policy need not keep"
+            yield f"vault {place.place}: {text}"
 
 
 def headline(found: Status, now: float) -> str:
@@ -166,6 +166,7 @@ def _place_document(place: PlaceRow) -> dict[str, Any]:
         "reached": place.reached,
         "archives": place.archives if place.reached else None,
         "stored_bytes": place.stored if place.reached else None,
+        "archives_to_prune": place.spare if place.reached else None,
         "remarks": [_remark(remark) for remark in place.remarks],
     }
 

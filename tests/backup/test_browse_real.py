@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -98,12 +99,12 @@ def commands(standfast: Standfast, made: Made, history: History) -> None:
     assert here == set(names["names"])
     check_find(standfast, made, history)
     check_diff(standfast, made, history)
-    words = ("backup", "cat", made.path, point, "big", "-i", made.key)
+    largest = max((f[5], p) for p, f in last.items() if str(f[0])[0] == "-")[1]
+    words = ("backup", "cat", made.path, point, largest, "-i", made.key)
     printed = subprocess.run(
         standfast.argv(*words), env=standfast.env, capture_output=True, check=True
     ).stdout
-    if "big" in last:
-        assert last["big"][5] == len(printed)
+    assert last[largest][6] == hashlib.sha256(printed).hexdigest()
 
 
 def check_find(standfast: Standfast, made: Made, history: History) -> None:

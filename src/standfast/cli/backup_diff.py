@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from standfast.backup.browse.files import compare
+from standfast.backup.browse.compare import compare
+from standfast.backup.browse.files import shown
 from standfast.cli.browsing import browsing, printable
 
 if TYPE_CHECKING:
-    from standfast.backup.browse.files import Difference
+    from standfast.backup.browse.compare import Difference
     from standfast.cli.session import Session
 
 _SIGNS = {
@@ -31,8 +32,8 @@ def diff(session: Session) -> int:
         "first": first.name,
         "second": second.name,
         "differences": [
-            {"kind": d.kind, "path": printable(d.path)}
-            | ({"before": printable(d.before)} if d.before else {})
+            {"kind": d.kind, "path": shown(d.path)}
+            | ({"before": shown(d.before)} if d.before else {})
             for d in found
         ],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from standfast.backup.browse.extract import Extraction, Wishes
+from standfast.backup.browse.files import shown
 from standfast.backup.browse.image import write_volume
 from standfast.backup.browse.place import Place
 from standfast.cli.browsing import browsing, path_bytes, printable
@@ -65,11 +66,9 @@ def _report(
         "made": result.counts,
         "bytes": result.written,
         "left_out": [
-            {"path": printable(path), "why": why} for path, why in result.left_out
+            {"path": shown(path), "why": why} for path, why in result.left_out
         ],
-        "missed": [
-            {"path": printable(path), "what": what} for path, what in result.missed
-        ],
+        "missed": [{"path": shown(path), "what": what} for path, what in result.missed],
         "segments_read": opened[0],
         "stored_bytes_read": opened[1],
         "seconds": round(seconds, 3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from standfast.backup.browse.files import Finder, Pattern
+from standfast.backup.browse.files import Finder, Pattern, shown
 from standfast.cli.browsing import (
     browsing,
     file_document,
@@ -60,7 +60,7 @@ def _points(session: Session, browser: Browser) -> list[Point]:
 def _document(one: Found) -> dict[str, Any]:
     return {
         "dataset": one.dataset,
-        "path": printable(one.path),
+        "path": shown(one.path),
         "versions": [
             {**file_document(version.file), "points": version.points}
             for version in one.versions

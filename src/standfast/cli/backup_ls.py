@@ -9,6 +9,7 @@ from standfast.backup.browse.files import (
     file_at,
     file_of,
     list_folder,
+    shown,
     walk,
 )
 from standfast.cli.browsing import (
@@ -120,7 +121,7 @@ def _names(session: Session, tree: FileSystem, path: bytes) -> None:
     else:
         found = (entry.name for entry in tree.entries(top.number))
     if session.console.form == "json":
-        document = {"point": tree.name, "names": [printable(name) for name in found]}
+        document = {"point": tree.name, "names": [shown(name) for name in found]}
         session.console.result(document, "")
         return
     for name in found:

@@ -1,4 +1,4 @@
-"""Files of a snapshot as people list, seek and compare them."""
+"""Files of a snapshot as people list and seek them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Damaged = Callable[[bytes, StreamError | DamagedError], None]
 
 # Deeper than any path that a system would open.
-_DEEPEST = 4096
+DEEPEST = 4096
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def walk(
         for entry in _entries(tree, folder, above, damaged):
             where = above + b"/" + entry.name if above else entry.name
             if stat.S_ISDIR(entry.kind):
-                if entry.number in seen or where.count(b"/") > _DEEPEST:
+                if entry.number in seen or where.count(b"/") > DEEPEST:
                     twice = StreamError("this folder is there twice, as none can be")
                     _complain(tree, where, twice, damaged)
                     continue
@@ -248,7 +248,7 @@ class Finder:
                     self._add(tree, known, dataset, path, entry)
             for entry in inner:
                 path = above + entry.name
-                if entry.number in seen or path.count(b"/") > _DEEPEST:
+                if entry.number in seen or path.count(b"/") > DEEPEST:
                     raise StreamError(f"{tree.name}: {shown(path)} is there twice")
                 seen.add(entry.number)
                 pending.append((path + b"/", entry.number))
@@ -282,101 +282,3 @@ class Finder:
                 version.points.append(tree.name)
                 return
         here.versions.append(Version(file_of(tree, path, entry.number), [tree.name]))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a path differs between two snapshots.
-
-    Attributes:
-        kind: ``added``, ``removed``, ``changed``, ``attributes`` (contents are as
-            they were) or ``renamed``.
-        path: in the second snapshot; of what was removed, in the first.
-        before: the earlier path of what was renamed, else empty.
-    """
-
-    kind: str
-    path: bytes
-    before: bytes = b""
-
-
-def compare(first: FileSystem, second: FileSystem) -> list[Difference]:
-    """Return what differs, sorted by path.
-
-    Of snapshots of one dataset's history files are told by object and generation,
-    and only what an increment speaks of is looked at; of others, by path, kind, size
-    and time of change.
-
-    Raises:
-        StreamError: something is damaged.
-    """
-    return _Comparison(first, second).run()
-
-
-class _Comparison:
-    def __init__(self, first: FileSystem, second: FileSystem) -> None:
-        self._first, self._second = first, second
-        one, two = first.objects.chain, second.objects.chain
-        length = len(one)
-        self._follows = one == two[:length]
-        # None means that anything may have changed.
-        self._touched = second.objects.changed_in(length) if self._follows else None
-
-    def run(self) -> list[Difference]:
-        old: dict[bytes, DirEntry] = dict(walk(self._first, self._first.root, b""))
-        result: list[Difference] = []
-        fresh: dict[bytes, DirEntry] = {}
-        for path, entry in walk(self._second, self._second.root, b""):
-            before = old.pop(path, None)
-            if before is None:
-                fresh[path] = entry
-            elif kind := self._changed(before, entry):
-                result.append(Difference(kind, path))
-        result += self._moved(old, fresh)
-        result += [Difference("removed", path) for path in old]
-        result += [Difference("added", path) for path in fresh]
-        return sorted(result, key=lambda difference: difference.path)
-
-    def _changed(self, old: DirEntry, new: DirEntry) -> str:
-        """Return how a file at one path has changed, or an empty text."""
-        if old.number == new.number:
-            if self._touched is not None and new.number not in self._touched:
-                return ""
-            one = self._first.attributes(old.number)
-            two = self._second.attributes(new.number)
-            if one.generation == two.generation:
-                return _how(one, two) if mark(0, one) != mark(0, two) else ""
-            return "changed"
-        if self._follows or old.kind != new.kind:
-            return "changed"
-        one = self._first.attributes(old.number)
-        two = self._second.attributes(new.number)
-        same = (one.mode, one.size, one.mtime) == (two.mode, two.size, two.mtime)
-        return "" if same else _how(one, two)
-
-    def _moved(
-        self, old: dict[bytes, DirEntry], fresh: dict[bytes, DirEntry]
-    ) -> list[Difference]:
-        """Take what only changed its path out of what is gone and what is new."""
-        places: dict[int, bytes] = {e.number: path for path, e in old.items()}
-        found = []
-        for path, entry in list(fresh.items()):
-            before = places.pop(entry.number, None)
-            if before is None:
-                continue
-            one = self._first.attributes(entry.number)
-            two = self._second.attributes(entry.number)
-            if (one.generation, one.kind) != (two.generation, two.kind):
-                continue
-            found.append(Difference("renamed", path, before))
-            del old[before], fresh[path]
-        return found
-
-
-def _how(one: Attributes, two: Attributes) -> str:
-    """Tell a change of contents from one of the attributes alone."""
-    if stat.S_ISDIR(one.mode) and stat.S_ISDIR(two.mode):
-        same = (one.mode, one.uid, one.gid) == (two.mode, two.uid, two.gid)
-        return "changed" if same else "attributes"
-    contents = (one.kind, one.size, one.mtime) == (two.kind, two.size, two.mtime)
-    return "attributes" if contents else "changed"

@@ -193,9 +193,8 @@ def test_the_pages_memory(estate: Estate) -> None:
     for page in (kit, document):
         ran = stranger("backup", "verify", place, "--kit", page, "--json", ok=13)
         texts = [f["text"] for f in ran.json()["findings"]]
-    XX back: archive number 3 of {estate.vault.signer}, which the kit "
-            "remembers, is gone"
-        ] == texts
+        lost = f"archive number 3 of {estate.vault.signer}"
+        assert [f"rolled back: {lost}, which the kit remembers, is gone"] == texts
     # Nobody who was there needs the kit: the newest is hidden from them.
     ran = estate.prune(5, *RULES, ok=13)
     assert "nothing is removed" in ran.err or "missing" in ran.err

@@ -13,6 +13,8 @@ from conftest import Made, Sshd, Standfast, incompressible, make_vault, sample
 from streammaker import StreamMaker, simple_tree
 from trees import read_sample
 
+from standfast.backup.browse.place import linux_xattr
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -358,3 +360,46 @@ def test_extracting_twice_is_the_same(
     ).stdout
     digest = hashlib.sha256((look.out / "a").read_bytes()).digest()
     assert digest == hashlib.sha256(printed).digest()
+
+
+def test_no_room_for_an_index(
+    standfast: Standfast, vault: Made, look: Looking, tmp_path: Path
+) -> None:
+    """A backup does not fail for the want of an index; the first look makes it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk takes root and tmpfs")
+    try:
+        cramped = Standfast(standfast.folder, standfast.env | {"TMPDIR": str(small)})
+        maker = simple_tree([(b"f", 8, REG)])
+        maker.file(8, b"hello")
+        for number in range(100, 3000):
+            maker.object(number, 20, incompressible(64, number))
+        words = ("backup", "send", "--stdin", "x", vault.path)
+        ran = cramped(*words, stdin=maker.done())
+        assert "no index" in ran.err
+        assert "room" in ran.err
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert not list(vault.path.rglob("index.age"))
+    standfast("backup", "verify", vault.path, "--level", "decrypt", "-i", vault.key)
+    assert (
+        "hello"
+        == standfast("backup", "cat", vault.path, POINT, "f", "-i", vault.key).out
+    )
+    assert "f" in look("ls", POINT, "--names").out
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ("user.a", "user.a"),
+        ("system.posix_acl_access", "system.posix_acl_access"),
+        ("plain", "user.plain"),
+        ("com.apple.x", "user.com.apple.x"),
+    ],
+)
+def test_names_of_extended_attributes(stored: str, wanted: str) -> None:
+    assert wanted == linux_xattr(stored)

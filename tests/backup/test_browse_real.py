@@ -185,3 +185,50 @@ def test_an_increment_whose_base_is_gone(
     point = f"{history.dataset}@s2"
     ran = standfast("backup", "ls", made.path, point, "-i", made.key, ok=13)
     assert "increment on snapshot" in ran.err
+
+
+def test_a_tree_with_a_clone(standfast: Standfast, tmp_path: Path, pool: Pool) -> None:
+    """-R: children, and a clone whose stream begins at another dataset's snapshot."""
+    top = f"{pool.name}/tree"
+    pool.zfs("create", top)
+    pool.zfs("create", f"{top}/child")
+    life = Life(pool.mount / "tree" / "child", seed=5)
+    life.begin()
+    pool.zfs("snapshot", "-r", f"{top}@one")
+    pool.zfs("clone", f"{top}/child@one", f"{top}/clone")
+    changed = Life(pool.mount / "tree" / "clone", seed=6)
+    changed.number = 1000
+    changed.go_on(40)
+    pool.zfs("snapshot", "-r", f"{top}@two")
+    wanted = {name: facts(pool.mount / "tree" / name) for name in ("child", "clone")}
+    made = make_vault(standfast, tmp_path / "tree", "--segment-size", "64k")
+    argv = ["zfs", "send", "-R", f"{top}@two"]
+    data = subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout
+    put(standfast, made, "all", data)
+    for name, tree in wanted.items():
+        place = tmp_path / f"out-{name}"
+        assert tree == taken_out(standfast, made, f"{top}/{name}@two", place)
+    points = standfast("backup", "ls", made.path, "-i", made.key, "--json").json()
+    names = {point["name"] for point in points["points"]}
+    assert {f"{top}/child@one", f"{top}/clone@two", f"{top}@two"} <= names
+
+
+def test_increments_that_send_planned(
+    standfast: Standfast, vault: Made, pool: Pool
+) -> None:
+    """What `send` itself makes of one snapshot after another is read as one chain."""
+    dataset = f"{pool.name}/planned"
+    pool.zfs("create", dataset)
+    life = Life(pool.mount / "planned", seed=8)
+    life.begin()
+    for name in ("one", "two", "three"):
+        pool.zfs("snapshot", f"{dataset}@{name}")
+        standfast("backup", "send", f"{dataset}@{name}", vault.path)
+        wanted = facts(pool.mount / "planned")
+        place = standfast.folder / name
+        assert wanted == taken_out(standfast, vault, f"{dataset}@{name}", place)
+        life.go_on(30)
+    assert 3 == len(list(vault.path.rglob("index.age")))
+    points = standfast("backup", "ls", vault.path, "-i", vault.key, "--json").json()
+    bases = [point["from_guid"] for point in points["points"]]
+    assert ["0", *(point["guid"] for point in points["points"][:2])] == bases

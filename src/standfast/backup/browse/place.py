@@ -32,6 +32,8 @@ _LARGEST_ID = (1 << 32) - 2
 # Nanoseconds from 1970 either way: some 292 years.
 _FARTHEST = (1 << 63) - 1
 
+_NAMESPACES = {"user", "system", "security", "trusted"}
+
 # A path below the target: names, none of them special.
 Names = tuple[bytes, ...]
 
@@ -245,10 +247,19 @@ def _set_xattrs(fd: int, xattrs: Mapping[str, bytes]) -> list[str]:
     missed = []
     for name, value in sorted(xattrs.items()):
         try:
-            os.setxattr(fd, os.fsencode(name), value)
+            os.setxattr(fd, os.fsencode(linux_xattr(name)), value)
         except OSError:
             missed.append(f"xattr {name}")
     return missed
+
+
+def linux_xattr(name: str) -> str:
+    """Return an extended attribute's name with its namespace, as Linux wants it.
+
+    FreeBSD and illumos keep the users' own without one.
+    """
+    namespace = name.partition(".")[0]
+    return name if namespace in _NAMESPACES else f"user.{name}"
 
 
 def split_names(path: bytes) -> Names:

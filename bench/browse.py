@@ -4,7 +4,7 @@ Streams are made by tests/streammaker.py, so that a million files need no pool; 
 comparison with `restore` and `cp` is on a real one. Vaults lie in /dev/shm where it
 has room. Rows take turns, medians are printed, and beside each goal whether it was met.
 
-    python bench/browse.py [--quick] [--long] [--json FILE]
+    python bench/browse.py [--quick] [--long] [--only PART]... [--json FILE]
 
 Exits 0 whether goals are met or not: it measures. It takes away what it made.
 """
@@ -46,10 +46,14 @@ def main() -> int:
     try:
         with _place(room) as place, scratch.folder("standfast-bench-", place) as folder:
             bench = Bench(folder, _environment(folder), 1 if arguments.quick else 3, 0)
-            indexing(bench, 64 if arguments.quick else 512)
-            chain(bench, 1 if arguments.quick else 16 if arguments.long else 4)
-            crowd(bench, files)
-            tree(bench, 32 if arguments.quick else 256)
+            parts = {
+                "indexing": lambda: indexing(bench, 64 if arguments.quick else 512),
+                "chain": lambda: chain(bench, gibs(arguments)),
+                "crowd": lambda: crowd(bench, files),
+                "tree": lambda: tree(bench, 32 if arguments.quick else 256),
+            }
+            for name in arguments.only or parts:
+                parts[name]()
     except KeyboardInterrupt:
         print("interrupted; what was made is taken away", file=sys.stderr)
         return 130
@@ -61,10 +65,19 @@ def main() -> int:
     return 0
 
 
+def gibs(arguments: argparse.Namespace) -> int:
+    if arguments.long:
+        return 16
+    return 1 if arguments.quick else 4
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small, one round")
     parser.add_argument("--long", action="store_true", help="a chain of 16 GiB")
+    parser.add_argument(
+        "--only", action="append", choices=["indexing", "chain", "crowd", "tree"]
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     return parser.parse_args()
 

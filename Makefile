@@ -39,6 +39,7 @@ check: setup
 bench: setup
 	$(BIN)/python bench/backup.py
 	$(BIN)/python bench/chains.py
+	$(BIN)/python bench/status.py
 	$(BIN)/python bench/browse.py
 	$(BIN)/python bench/director.py
 

@@ -341,6 +341,33 @@ def test_killed_in_the_middle_the_next_run_goes_on(setup: Setup) -> None:
     setup.standfast("backup", "verify", setup.one.path)
 
 
+def test_interrupted_what_was_frozen_is_thawed(setup: Setup) -> None:
+    """Ctrl-C in the middle of a send: status 130 soon, and the hook after it runs."""
+    setup.write("/b", "large", incompressible(3_000_000))
+    log = setup.folder / "log"
+    after = f'["/bin/sh", "-c", "echo $STANDFAST_RESULT > {log}"]'
+    setup.configure(job=f"after = {after}")
+    text = setup.path.read_text().replace('retry_for = "1s"', 'bandwidth = "200k"')
+    setup.path.write_text(text)
+    running = setup.standfast.start("backup", "run", "--config", setup.path)
+    archives = setup.one.path / "archives"
+    try:
+        wait_until(lambda: len(list(archives.glob("*"))) >= 1, "the first archive")
+        start = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.communicate()
+
+    assert 130 == running.returncode, err
+    assert time.monotonic() - start < 20
+    assert "interrupted\n" == log.read_text()
+    assert setup.record()["failing"]
+    setup.configure()
+    assert {"one", "two"} == set(states(setup.document()))
+
+
 def test_telling_of_failure_and_of_the_end_of_it(setup: Setup) -> None:
     """By default: each failure, the first success after it, and then silence."""
     told = setup.folder / "told"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -109,10 +110,12 @@ def read_config(path: str) -> Config:
 def find_config() -> str:
     """Return the user's own configuration if there is one, else the system's."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    home = Path(base) if base.startswith("/") else Path("~/.config").expanduser()
-    own = home / "standfast" / "backup.toml"
-    if own.exists():
-        return str(own)
+    # A service may run without a home.
+    with contextlib.suppress(RuntimeError, OSError):
+        home = Path(base) if base.startswith("/") else Path("~/.config").expanduser()
+        own = home / "standfast" / "backup.toml"
+        if own.exists():
+            return str(own)
     return FREEBSD_CONFIG if sys.platform.startswith("freebsd") else LINUX_CONFIG
 
 

@@ -228,3 +228,6 @@ def _add_lab(commands: Any) -> None:  # noqa: ANN401
     )
     parser.add_argument("scenarios", metavar="SCENARIO", nargs="*", help="default: all")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
+    parser.add_argument(
+        "--serial", action="store_true", help="one after the other, no two at once"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from standfast.director.lab import neighbours
@@ -108,7 +109,8 @@ def split(rig: Rig) -> Finding:
     rig.clock.sleep(2.5)
     changes = [_changes(rig, name) for name in ("a", "b")]
     rows = rig.result(load)
-    failed = sum(bool(error) for *_, error in rows)
+    errors = Counter(error for *_, error in rows if error)
+    failed = errors.total()
     kinds = rig.result(held)["alive"]
     alive = kinds.get("downloads", 0) + kinds.get("client_first", 0)
     double = _longest_double(rig.result(witness))
@@ -123,7 +125,7 @@ def split(rig: Rig) -> Finding:
         f"each within a dead interval of {DEAD_INTERVAL * 1000:.0f} ms; no flapping "
         "(7 changes); 0 failed; 40",
         max(one, two, double) <= DEAD_INTERVAL and calm and not failed and alive == 40,  # noqa: PLR2004
-        {"healed": [one, two], "double": double, "changes": changes, "failed": failed},
+        {"healed": [one, two], "double": double, "changes": changes, "failed": errors},
     )
 
 
@@ -162,12 +164,12 @@ def forged(rig: Rig) -> Finding:
 
 def peer_keepalived(rig: Rig) -> Finding:
     """The other director runs keepalived: each elects as the other does."""
-    return neighbours.play(rig, neighbours.Keepalived(rig), "vrrp", TAKEOVER_BAR)
+    return neighbours.play(rig, neighbours.Keepalived(rig), "vrrp", 1.0)
 
 
 def peer_ucarp(rig: Rig) -> Finding:
     """The other director runs ucarp: each elects as the other does."""
-    return neighbours.play(rig, neighbours.Ucarp(rig), "carp", 6.0)
+    return neighbours.play(rig, neighbours.Ucarp(rig), "carp", 8.0)
 
 
 def under_carp(rig: Rig) -> Finding:

@@ -12,6 +12,7 @@ themselves.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -40,6 +41,7 @@ NODES = {"h1": "10.60.0.21", "h2": "10.60.0.22", "h3": "10.60.0.23"}
 DIRECTORS = {"a": 11, "b": 12}
 NEEDS = ("ip", "nft", "haproxy", "conntrack", "sysctl")
 START_SECONDS = 8.0
+_COUNT = itertools.count()
 NETS = {4: ("10.50.0.", "10.60.0.", 24), 6: ("2001:db8:50::", "2001:db8:60::", 64)}
 # Nodes that answer for an address which others hold must not be heard by ARP.
 SILENT = (
@@ -146,7 +148,8 @@ class Rig:
         self.host = host
         self.clock = clock
         self.folder = Path(tempfile.mkdtemp(prefix="standfast-lab-"))
-        self._prefix = f"sfl{os.getpid()}"
+        # Two rigs may stand beside each other in one process.
+        self._prefix = f"sfl{os.getpid()}x{next(_COUNT)}"
         self._spaces: list[str] = []
         self._processes: dict[str, Process] = {}
         self._started: list[Process] = []

@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python bench/backup.py
 	$(BIN)/python bench/chains.py
 	$(BIN)/python bench/status.py
+	$(BIN)/python bench/many.py
 	$(BIN)/python bench/browse.py
 	$(BIN)/python bench/director.py
 

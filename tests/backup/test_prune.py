@@ -27,6 +27,7 @@ from standfast.errors import DamagedError, StandfastError, StoreError, UsageErro
 from standfast.testing.store import MemoryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -130,6 +131,33 @@ def test_no_ancestor_goes(farm: Farm) -> None:
     assert chain[::-1] == [gone.archive for gone in removal.removed]
     assert {full, newer} == farm.held()
     assert (0, "") == farm.verdict("web")
+
+
+class Meanwhile(BytesProducer):
+    """Does something else while it is read."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__(b"data")
+        self._what = what
+
+    def read(self, room: memoryview) -> int:
+        self._what()
+        return super().read(room)
+
+
+def test_a_base_that_is_pruned_while_it_is_sent_on(farm: Farm) -> None:
+    """sanoid#376: the increment is not committed; the next send finds another base."""
+    base = farm.days(1)[0]
+    farm.days(1)
+    vault = farm.vault("web")
+    plan = SendPlan("tank/x@s", (), None, 0, "-", dataset=1, base=base)
+    sender = Sender(farm.clock, "web", {}, 1, nothing, index=False)
+    producer = Meanwhile(lambda: farm.prune(Policy(daily=1, min_age=0)))
+    with pytest.raises(DamagedError, match="which this is an increment on, is gone"):
+        send_archive(vault, plan, producer, sender)
+    status, text = farm.verdict("web")
+    assert 0 == status, text
+    assert "cannot be restored" not in text
 
 
 def test_a_vault_that_was_there_before(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from standfast.backup.browse.making import IndexMaker
 from standfast.backup.model import (
     FORMAT,
     INDEX_OBJECT,
+    LARGEST_DOCUMENT,
     MANIFEST_OBJECT,
     SIGNATURE,
     SUMS,
@@ -41,7 +42,12 @@ from standfast.backup.sums import NONE, Statement, format_sums, line_name, line_
 from standfast.backup.underway import Begun
 from standfast.backup.vault import vault_recipient
 from standfast.clock import utc_text
-from standfast.errors import CommandError, StreamError
+from standfast.errors import (
+    CommandError,
+    DamagedError,
+    NotFoundError,
+    StreamError,
+)
 from standfast.zfs.records import RECOGNISE_BYTES, StreamCheck, looks_like_stream
 
 if TYPE_CHECKING:
@@ -426,6 +432,7 @@ def _commit(
     sums = format_sums(digests)
     vault.store.put(f"{folder}/{SUMS}", sums)
     vault.store.make_stable(folder)
+    _expect_base(vault, plan.base)
     key = vault.state.make_signer_key()
     drafted = Statement(
         kind="archive",
@@ -447,6 +454,26 @@ def _commit(
         vault.state.note(_step(COMMITTED, statement, sums, plan, manifest))
     digest = hashlib.sha256(sums).hexdigest()
     return Outcome(manifest.archive, statement.sequence, manifest, stored, digest)
+
+
+def _expect_base(vault: Vault, base: str) -> None:
+    """Refuse to commit an increment on what a prune has taken away meanwhile.
+
+    A prune deletes the signature first. It keeps what is new, so this takes a base
+    that was named by hand, or a send that lasted longer than its pruner's patience.
+
+    Raises:
+        DamagedError: the base is gone.
+    """
+    if base == NONE:
+        return
+    try:
+        vault.store.get(f"{archive_folder(base)}/{SIGNATURE}", LARGEST_DOCUMENT)
+    except NotFoundError:
+        raise DamagedError(
+            f"archive {base}, which this is an increment on, is gone",
+            hint="was it pruned meanwhile? send again: it starts from what is there",
+        ) from None
 
 
 def _line(plan: SendPlan, seed: bytes, vault: str) -> str:

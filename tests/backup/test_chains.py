@@ -6,11 +6,21 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from chains import begin, has_bookmarks, our_marks, sent, zfs_fails
-from conftest import ForkServer, Made, Pool, Standfast, make_vault, need
+from conftest import (
+    ForkServer,
+    Made,
+    Pool,
+    Standfast,
+    make_vault,
+    need,
+    wait_until,
+)
+from faults import signatures, with_zfs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -331,3 +341,54 @@ def test_a_restore_that_was_cut_goes_on(
     stranger = pool.dataset(f"stranger-{os.urandom(3).hex()}", {"a": b"a"})
     ran = standfast(*words, f"{history.full}@s4", stranger, *key, ok=2)
     assert "exists already" in ran.out
+
+
+def test_a_restore_killed_between_two_archives(
+    standfast: Standfast, vault: Made, pool: Pool
+) -> None:
+    """kill -9 while the second of three is received: the rest follows later."""
+    history = begin(pool, "cut")
+    for number in (1, 2, 3):
+        history.step(number)
+        sent(standfast, history.full, vault.path)
+    target = f"{pool.name}/killed-{os.urandom(3).hex()}"
+    words = ("backup", "restore", vault.path, f"{history.full}@s3", target)
+    body = '[ "$2" = -F ] || exec "$REAL" "$@"; cat > /dev/null; exec sleep 20'
+    process = with_zfs(standfast, "receive", body).start(*words, "-i", vault.key)
+    wait_until(lambda: f"{target}@s1" in snapshots(pool), "the first archive", 60)
+    time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    assert [f"{target}@s1"] == [n for n in snapshots(pool) if n.startswith(target)]
+    document = standfast(*words, "-i", vault.key, "--json").json()
+    assert 1 == document["there_before"]
+    assert history.trees["s3"] == pool.tree(target.partition("/")[2])
+
+
+def snapshots(pool: Pool) -> list[str]:
+    words = ("list", "-H", "-o", "name", "-t", "snapshot", "-r", pool.name)
+    return pool.zfs(*words).split("\n")
+
+
+def test_what_was_sent_is_marked_not_what_was_meant(
+    standfast: Standfast, vault: Made, pool: Pool
+) -> None:
+    """whoschek/bzfs#113: a zfs that sends another snapshot makes no archive."""
+    history = begin(pool, "meant")
+    history.step(1)
+    sent(standfast, history.full, vault.path)
+    history.step(2)
+    history.step(3)
+    other = f'exec "$REAL" send -i {history.full}@s1 {history.full}@s2'
+    fake = with_zfs(standfast, "send", other)
+    ran = fake("backup", "send", history.full, vault.path, ok=1)
+    assert f"the stream is of guid {history.guid('s2')}" in ran.err
+    wrong = f'exec "$REAL" send {history.full}@s3'
+    fake = with_zfs(standfast, "send", wrong)
+    ran = fake("backup", "send", history.full, vault.path, ok=1)
+    assert "the stream is incremental from guid 0" in ran.err
+    assert 1 == len(signatures(vault))
+    document = sent(standfast, history.full, vault.path)
+    assert history.guid("s1") == document["from_guid"]
+    history.restored(vault, standfast, "s3")
+    assert "unfinished" not in standfast("backup", "verify", vault.path).out

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
 from chains import History, begin, our_marks, sent
-from conftest import Made, Pool, Standfast, incompressible, make_vault, wait_until
+from conftest import Made, Pool, Sshd, Standfast, incompressible, make_vault, wait_until
 from faults import signatures, with_zfs
 
 pytestmark = pytest.mark.system
@@ -258,3 +259,19 @@ def test_through_a_new_vault(standfast: Standfast, tmp_path: Path, pool: Pool) -
     killed(standfast, one, history.full, count=1_000_000)
     assert 0 == sent(standfast, history.full, two.path)["reused_bytes"]
     assert sent(standfast, history.full, one.path)["reused_bytes"] > 0
+
+
+def test_through_ssh(standfast: Standfast, plain_sshd: Sshd, pool: Pool) -> None:
+    """Increments, nothing to send, and the way back, through a real sshd."""
+    client = plain_sshd.client(standfast)
+    address = plain_sshd.address(f"chain-{os.urandom(3).hex()}")
+    local = standfast.folder / "far"
+    made = make_vault(client, local, "--segment-size", "64k", address=address)
+    history = begin(pool, "ssh")
+    history.step(1)
+    sent(client, history.full, address)
+    history.step(2)
+    document = sent(client, history.full, address)
+    assert history.guid("s1") == document["from_guid"]
+    assert not sent(client, history.full, address)["sent"]
+    history.restored(made, client, "s2")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from standfast.errors import CommandError, DamagedError, UsageError
 from standfast.zfs.listing import list_tree
+from standfast.zfs.resuming import ResumedStream, parse_token
 from standfast.zfs.streams import (
     exists,
     receive_argv,
     resume_token,
-    token_guid,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from standfast.host import Host
     from standfast.host.process import Process
     from standfast.zfs.listing import Listing
+    from standfast.zfs.resuming import Resumption
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Landing:
         flags: for the first ``zfs receive``.
         later: for those that follow.
         partial: whether a cut ``zfs receive -s`` of these archives has left a part
-            there, which has to be given up first.
+            there, which has to be given up first, or gone on with.
+        resume: where inside of the first missing archive to go on; None to begin it
+            anew.
     """
 
     target: str
@@ -47,6 +50,7 @@ class Landing:
     flags: tuple[str, ...]
     later: tuple[str, ...]
     partial: bool = False
+    resume: Resumption | None = None
 
 
 def plan_landing(
@@ -78,14 +82,16 @@ def plan_landing(
     later = tuple(dict.fromkeys(["-F", *flags]))
     if not exists(host, dataset):
         return Landing(target, 0, tuple(flags), later)
-    partial = _is_partial(host, dataset, way)
+    start = _partial(host, dataset, way)
+    partial = start is not None
     listing = list_tree(host, [dataset])
     done = _already(listing, dataset, way, force="-F" in flags)
     # With no snapshot it is the part alone, and goes with it.
     fresh = partial and not listing.dataset(dataset).snapshots
     if not done and not fresh and "-F" not in flags:
         raise _taken_already(target)
-    return Landing(target, done, tuple(flags), later, partial)
+    resume = start if start and _goes_on(way[done:], start, flags) else None
+    return Landing(target, done, tuple(flags), later, partial, resume)
 
 
 def check_free(host: Host, target: str, flags: Sequence[str]) -> None:
@@ -106,22 +112,36 @@ def _taken_already(target: str) -> UsageError:
     )
 
 
-def _is_partial(host: Host, dataset: str, way: Sequence[Link]) -> bool:
-    """Return whether a part of one of these streams was kept there.
+def _partial(host: Host, dataset: str, way: Sequence[Link]) -> Resumption | None:
+    """Return what of one of these streams was kept there, if anything was.
 
     Raises:
         UsageError: a part of something else was.
     """
     token = resume_token(host, dataset)
     if not token:
-        return False
+        return None
     ours = {part.guid for link in way for part in link.taken}
-    if str(token_guid(token)) not in ours:
+    start = parse_token(token)
+    if start is None or str(start.guid) not in ours:
         raise UsageError(
             f"{dataset} holds a part of another stream, whose receive was cut",
             hint=f"`zfs receive -A {dataset}` gives it up",
         )
-    return True
+    return start
+
+
+def _goes_on(missing: Sequence[Link], start: Resumption, flags: Sequence[str]) -> bool:
+    """Return whether the rest of a stream can be made for what was kept of it."""
+    stream = missing[0].manifest.stream if missing else None
+    return (
+        stream is not None
+        and not stream.compound
+        and not stream.big_endian
+        and "RAW" not in stream.features
+        and stream.guid == str(start.guid)
+        and "-s" in flags
+    )
 
 
 def _already(
@@ -256,6 +276,37 @@ class ReceiveSink:
         result = self._process.finish()
         if result.code != 0:
             raise CommandError(result.complaint(), hint=_hint(result.stderr))
+
+
+class ResumingSink:
+    """``zfs receive -s`` that is given the rest of what it has a part of.
+
+    Args:
+        inner: the receiver.
+        start: where it goes on.
+    """
+
+    def __init__(self, inner: ReceiveSink, start: Resumption) -> None:
+        self._inner = inner
+        self._rest = ResumedStream(start)
+        self.given = 0
+
+    def write(self, data: memoryview) -> None:
+        """Pass on what the receiver does not have; see ReceiveSink."""
+        for part in self._rest.feed(data):
+            self._inner.write(memoryview(part))
+            self.given += len(part)
+
+    def end_part(self) -> None:
+        """A single stream has no parts."""
+
+    def finish(self) -> None:
+        """Wait for the receiver and compare GUIDs; see ReceiveSink."""
+        self._inner.finish()
+
+    def abandon(self) -> None:
+        """Kill the receiver; it keeps what it has got."""
+        self._inner.abandon()
 
 
 def _hint(words: str) -> str:

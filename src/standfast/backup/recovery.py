@@ -56,7 +56,10 @@ The indented lines are a script for sh. Set the first four to your own values.
         age -d -i "$OPEN/vault.key" "$A/manifest.json.age" > "$M"
     done
     said() {{ sed -n 's/^    "'"$1"'": "\(.*\)",*$/\1/p' "$2" | head -n 1; }}
-    M=$(grep -lF "  \"name\": \"$WANT\"," "$OPEN"/*.json | tail -n 1)
+    M=$(for M in $(grep -lF "  \"name\": \"$WANT\"," "$OPEN"/*.json); do
+            sed -n 's|^  "created": "\(.*\)",$|\1 '"$M|p" "$M"
+        done | sort | tail -n 1)
+    M=${{M##* }}   # of several of that name the newest
     test -n "$M"
     CHAIN="$M"
     FROM=$(said from_guid "$M")

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from standfast.backup.plan import check_target
-from standfast.backup.receiving import ReceiveSink, make_room, plan_landing
+from standfast.backup.receiving import (
+    ReceiveSink,
+    ResumingSink,
+    make_room,
+    plan_landing,
+)
 from standfast.backup.restore import (
     FileSink,
     Found,
@@ -69,7 +74,7 @@ def _into_dataset(
     if session.arguments.dry_run:
         _report(session, way, landing.done, "would restore", 0)
         return
-    if landing.partial:
+    if landing.partial and landing.resume is None:
         session.console.note("gives up what was kept of a restore that was cut")
         give_up_partial(session.host, target.partition("@")[0])
     size = sum(found.manifest.size for found in missing)
@@ -84,7 +89,16 @@ def _into_dataset(
             sink = ReceiveSink(
                 session.host, target, these, found.link.taken, landing.later
             )
-            restore(vault, found, identity, sink, add)
+            if landing.resume is None or number:
+                restore(vault, found, identity, sink, add)
+            else:
+                rest = ResumingSink(sink, landing.resume)
+                restore(vault, found, identity, rest, add)
+                session.console.note(
+                    f"went on inside of {found.link.name}: "
+                    f"{size_text(rest.given)} of {size_text(found.manifest.size)} "
+                    "were given to zfs receive"
+                )
     _report(session, way, landing.done, "restored", progress.seconds())
 
 

@@ -7,13 +7,11 @@ full stream exceeds by its record headers.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from standfast.errors import CommandError, StreamError, UsageError
+from standfast.errors import CommandError, UsageError
 from standfast.zfs.names import split_snapshot
-from standfast.zfs.nvlist import parse_nvlist
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,21 +161,6 @@ def resume_token(host: Host, dataset: str) -> str:
     result = host.run(argv, ok=range(256))
     value = result.stdout.decode(errors="replace").strip()
     return value if result.code == 0 and value != "-" else ""
-
-
-def token_guid(token: str) -> int:
-    """Return the GUID of the snapshot that a cut receive was of; 0 if unknown.
-
-    ``1-CHECKSUM-LENGTH-HEX``, the last a zlib stream of a packed nvlist
-    (zfs_send_resume_token_to_nvlist in libzfs of OpenZFS).
-    """
-    parts = token.split("-")
-    try:
-        packed = zlib.decompressobj().decompress(bytes.fromhex(parts[3]), 1 << 20)
-        guid = parse_nvlist(packed).get("toguid", 0)
-    except (IndexError, ValueError, zlib.error, StreamError):
-        return 0
-    return guid if isinstance(guid, int) else 0
 
 
 def give_up_partial(host: Host, dataset: str) -> None:

@@ -16,13 +16,13 @@ from standfast.testing.host import Line, ScriptedHost
 from standfast.zfs.listing import list_tree
 
 CAPTURE = ROOT / "tests" / "captures" / "linux-zfs-fuse-0.7.0-list-tree.json"
-FIELDS = ("type", "guid", "createtxg", "creation", "userrefs")
+FIELDS = ("type", "guid", "createtxg", "creation", "userrefs", "referenced")
 TYPES = ("-t", "filesystem,volume,snapshot,bookmark")
 KEY = "standfast:vault-x"
 
 
 def row(name: str, kind: str, guid: int, txg: int, holds: str = "-") -> str:
-    values = (kind, guid, txg, 1700000000 + txg, holds)
+    values = (kind, guid, txg, 1700000000 + txg, holds, 4096)
     return "".join(
         f"{name}\t{key}\t{value}\t-\n"
         for key, value in zip(FIELDS, values, strict=True)

@@ -146,9 +146,13 @@ def plan_dataset(source: Source, request: Request) -> ChainPlan:
 
 
 def size_of(source: Source, chain: ChainPlan, request: Request) -> int:
-    """Return about how many bytes a plan's stream will have; 0 if zfs cannot say."""
+    """Return about how many bytes a plan's stream will have; 0 if zfs cannot say.
+
+    Old systems cannot; a full stream is a little more than what it refers to.
+    """
     words = send_words(chain, request)[2:]
-    return estimate(source.host, words, 0)
+    full = chain.base is None and not request.tree
+    return estimate(source.host, words, chain.target.referenced if full else 0)
 
 
 @dataclass(frozen=True)

@@ -109,15 +109,14 @@ def _send_dataset(session: Session, vault: Vault, request: Request) -> None:
 def _send_step(
     session: Session, source: Source, chain: ChainPlan, request: Request
 ) -> tuple[Outcome, float]:
-    size = size_of(source, chain, request)
-    progress = session.console.progress(
-        f"sending {chain.target.name}", size, session.clock
-    )
+    title = f"sending {chain.target.name}"
+    progress = session.console.progress(title, 0, session.clock)
     found = version(session.host)
     versions = {"zfs": found} if found else {}
     with progress.shown() as add:
         sender = _sender(session, versions, add)
         sending = begin(source, chain, request, sender)
+        progress.expect(sending.plan.size)
         outcome = send_begun(source, chain, request, sending, sender)
     return outcome, progress.seconds()
 
@@ -230,7 +229,8 @@ def _report_plan(session: Session, vault: Vault, plan: SendPlan) -> None:
     lines = [f"would send {plan.name} to {vault.address}", f"  why: {plan.why}"]
     if plan.command:
         lines.append(f"  command: {' '.join(plan.command)}")
-        lines.append(f"  about {size_text(plan.size)} in {count} segments")
+        if plan.size:
+            lines.append(f"  about {size_text(plan.size)} in {count} segments")
     lines.append(f"  sealed to {vault_recipient(vault).text}")
     session.console.result(document, "\n".join(lines))
 

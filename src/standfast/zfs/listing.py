@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from standfast.host import Host
 
-_ALWAYS = ("type", "guid", "createtxg", "creation", "userrefs")
+_ALWAYS = ("type", "guid", "createtxg", "creation", "userrefs", "referenced")
 _TYPES = ("-t", "filesystem,volume,snapshot,bookmark")
 _FIELDS = 4
 _POINTS = {"snapshot", "bookmark"}
@@ -35,6 +35,7 @@ class Point:
             their snapshot.
         creation: when it was made, Unix seconds.
         holds: how many holds keep it; 0 for a bookmark.
+        referenced: bytes that it refers to, on the pool; 0 where zfs does not tell.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Point:
     createtxg: int
     creation: int = 0
     holds: int = 0
+    referenced: int = 0
 
     @property
     def is_bookmark(self) -> bool:
@@ -218,14 +220,19 @@ def _age(point: Point) -> tuple[int, bool]:
 
 
 def _point(name: str, found: Mapping[str, str]) -> Point:
-    holds = found.get("userrefs", "-")
     return Point(
         name=name,
         guid=_number(name, found, "guid"),
         createtxg=_number(name, found, "createtxg"),
         creation=_number(name, found, "creation"),
-        holds=int(holds) if holds.isdigit() else 0,
+        holds=_count(found, "userrefs"),
+        referenced=_count(found, "referenced"),
     )
+
+
+def _count(found: Mapping[str, str], key: str) -> int:
+    text = found.get(key, "-")
+    return int(text) if text.isdigit() else 0
 
 
 def _number(name: str, found: Mapping[str, str], key: str) -> int:

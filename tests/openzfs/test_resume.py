@@ -36,7 +36,7 @@ def test_a_restore_goes_on_inside_of_an_archive(
     modern.write(label, files)
     modern.pool.zfs("snapshot", f"{dataset}@s1")
     standfast("backup", "send", *flags, f"{dataset}@s1", vault.path)
-    more = {"d1/more": incompressible(1_500_000, 9), "d2/text": TEXT[::-1]}
+    more = {"d1/more": incompressible(3_000_000, 9), "d2/text": TEXT[::-1]}
     modern.write(label, more)
     modern.pool.zfs("snapshot", f"{dataset}@s2")
     standfast("backup", "send", *flags, f"{dataset}@s2", vault.path)
@@ -47,7 +47,7 @@ def test_a_restore_goes_on_inside_of_an_archive(
     cut(standfast, 1_700_000)(*words, ok=1)
     assert "-" != modern.get("receive_resume_token", target)
     # The full one is completed, and the increment cut in its turn.
-    second = cut(standfast, 1_500_000)(*words, ok=1)
+    second = cut(standfast, 2_500_000)(*words, ok=1)
     assert "went on inside of" in second.err
     assert modern.get("guid", f"{dataset}@s1") == modern.get("guid", f"{target}@s1")
     assert "-" != modern.get("receive_resume_token", target)

@@ -222,12 +222,6 @@ def plan_tidy(
     """
     top = datasets[0]
     named = {mark.archive for mark in memory.kept()} | set(busy)
-    bookmarks = []
-    for point in top.points if not site.tree else ():
-        match = _BOOKMARK.fullmatch(point.short)
-        ours = match is not None and match.group(1) == site.vault[:8]
-        if match and ours and match.group(2) not in named:
-            bookmarks.append(point.name)
     kept = set(keep)
     present = {point.guid: point for point in top.snapshots}
     newest = next((m.guid for m in memory.marks if m.guid in present), None)
@@ -242,7 +236,19 @@ def plan_tidy(
         and (point.short not in names if site.tree else point.guid not in kept)
     ]
     holds = [(p.name, site.tag) for p in holders(site.host, spare, site.tag)]
-    return Tidy(tuple(bookmarks), tuple(holds))
+    return Tidy(_spare_bookmarks(site, top, named), tuple(holds))
+
+
+def _spare_bookmarks(site: Site, dataset: Dataset, named: set[str]) -> tuple[str, ...]:
+    """Return our bookmarks for this vault of archives that nobody names."""
+    if site.tree:
+        return ()
+    matches = [(p.name, _BOOKMARK.fullmatch(p.short)) for p in dataset.points]
+    return tuple(
+        name
+        for name, match in matches
+        if match and match.group(1) == site.vault[:8] and match.group(2) not in named
+    )
 
 
 def tidy(site: Site, plan: Tidy) -> None:

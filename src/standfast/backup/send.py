@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from standfast.backup.model import Index
     from standfast.backup.plan import SendPlan
+    from standfast.backup.underway import Notes
     from standfast.backup.vault import Vault
     from standfast.clock import Clock
     from standfast.host.process import Process
@@ -348,20 +349,14 @@ def send_archive(
     folder = archive_folder(draft.archive)
     sampler = Sampler(draft.archive)
     with vault.state.sending(draft.archive) as notes:
-        past = None
-        if draft.begun is not None:
-            if notes.is_new():
-                notes.begin(draft.begun, draft.key)
-            past = Past(notes, draft.segments, draft.changed.append)
+        past = _past(draft, notes)
         line = SealingLine(
             vault.store, folder, recipe, sender.progress, past, sampler.see
         )
         segments = line.run(producer.read, guard.see, producer.stop)
         producer.finish()
         facts = guard.finish()
-        for number in draft.segments:
-            if number >= len(segments):
-                vault.store.delete(f"{folder}/{segment_name(number)}")
+        _drop_surplus(vault, draft, len(segments))
         manifest = _manifest(
             vault, plan, sender, draft.archive, recipe, segments, facts
         )
@@ -369,6 +364,23 @@ def send_archive(
         manifest = msgspec.structs.replace(manifest, index=index)
         outcome = _put_manifest(vault, plan, manifest, recipe, sender, sampler)
     return replace(outcome, reused=_reused(draft, segments))
+
+
+def _past(draft: Draft, notes: Notes) -> Past | None:
+    """Return what an interrupted send left; nothing where nothing can go on."""
+    if draft.begun is None:
+        return None
+    if notes.is_new():
+        notes.begin(draft.begun, draft.key)
+    return Past(notes, draft.segments, draft.changed.append)
+
+
+def _drop_surplus(vault: Vault, draft: Draft, count: int) -> None:
+    """Remove what an interrupted send stored beyond the end of the stream."""
+    folder = archive_folder(draft.archive)
+    for number in draft.segments:
+        if number >= count:
+            vault.store.delete(f"{folder}/{segment_name(number)}")
 
 
 def _reused(draft: Draft, segments: list[Segment]) -> int:

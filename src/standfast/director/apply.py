@@ -35,6 +35,7 @@ from standfast.director.peer_channel import PeerStatus
 from standfast.director.peering import Peering
 from standfast.director.probes import open_probe
 from standfast.director.probes.wheel import Wheel
+from standfast.director.view import backend_row, service_row
 from standfast.director.where import Scene
 from standfast.errors import StandfastError
 from standfast.units import parse_duration
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("standfast.director")
 
 JITTER = 0.05  # of an interval, so that directors do not fall into step
-_AGREES = {Agreement.SAME: "same", Agreement.UNKNOWN: "unknown"}
-_DIFFERS = {Agreement.TABLE: "table", Agreement.DIFFERENT: "configuration"}
 LEAVE_EVERY = 2.0  # seconds between two looks at who leaves
 LATE_KEPT = 65536  # how many probes' lateness is remembered
 
@@ -249,7 +248,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """Return all that there is to see; see docs/director.md for the fields."""
-        wanted = self.plane.wanted()
+        wanted, services = self.plane.wanted(), self.state.services
         return {
             "name": self.config.file.name,
             "role": self.mastership.role.value,
@@ -262,9 +261,9 @@ class Daemon:
             "probes": self.probed,
             "now": self._clock.now(),
             "election": self.mastership.row(),
-            "peer": self._peer_row(),
-            "services": [self._service_row(s, wanted) for s in self.state.services],
-            "backends": [self._backend_row(name) for name in self._names()],
+            "peer": self.peering.row() if self.peering else None,
+            "services": [service_row(self.state, s, wanted) for s in services],
+            "backends": [backend_row(self.state, n, self.left) for n in self._names()],
             "sentences": [list(pair) for pair in self.sentences],
         }
 
@@ -493,60 +492,5 @@ class Daemon:
             found.append(asdict(scene.place(client, service, virtual, mine)))
         return found
 
-    def _peer_row(self) -> dict[str, Any] | None:
-        if self.peering is None:
-            return None
-        status = self.peering.status
-        return {
-            "here": status is not None,
-            "role": status.role if status else "",
-            "rank": status.rank if status else 0,
-            "agrees": _AGREES.get(self.peering.agreement(), "different"),
-            "differs": _DIFFERS.get(self.peering.agreement(), ""),
-            "refused": sum(self.peering.refused.values()),
-            "refused_by": dict(self.peering.refused),
-            "pins": len(self.peering.pins),
-        }
-
-    def _service_row(self, service: Any, wanted: Wanted) -> dict[str, Any]:  # noqa: ANN401
-        slots = wanted.table[service.name]
-        return {
-            "name": service.name,
-            "virtual": [str(v) for v in service.virtual],
-            "mode": service.mode,
-            "serving": sorted(plan.serving(self.state, service)),
-            "open": plan.is_open(self.state, service),
-            "slots": {name: slots.count(name) for name in sorted(set(slots))},
-        }
-
     def _names(self) -> list[str]:
         return [*self.state.backends, *self.state.leaving]
-
-    def _backend_row(self, name: str) -> dict[str, Any]:
-        former = self.state.leaving.get(name)
-        if former is not None:
-            return {
-                "name": name,
-                "address": str(former.backend.address),
-                "state": "leaving",
-                "probed": "unknown",
-                "since": former.since,
-                "words": "it is no longer configured",
-                "weight": 0,
-                "share": 0,
-                "connections": self.left.get(name),
-            }
-        entry = self.state.entries[name]
-        state = plan.backend_state(self.state, name)
-        ordered = entry.admin is not BackendState.UP
-        return {
-            "name": name,
-            "address": str(self.state.backends[name].address),
-            "state": state.value,
-            "probed": entry.health.state.value,
-            "since": entry.since if ordered else entry.health.since,
-            "words": entry.health.text,
-            "weight": self.state.backends[name].weight,
-            "share": entry.share,
-            "connections": self.left.get(name),
-        }

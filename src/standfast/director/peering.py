@@ -11,7 +11,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from standfast.director.election.rank import Agreement
 from standfast.director.model import parse_address
@@ -35,6 +35,8 @@ LOOK_SECONDS = 1.0
 DIFFERENCE_SECONDS = 5.0
 # A peer that lives is heard five times in so long.
 SILENCE_SECONDS = 1.0
+_AGREES = {Agreement.SAME: "same", Agreement.UNKNOWN: "unknown"}
+_DIFFERS = {Agreement.TABLE: "table", Agreement.DIFFERENT: "configuration"}
 _ALARMS = {
     Agreement.DIFFERENT: "the peer has another configuration: services, seeds or "
     "backends differ, so a failover would break connections",
@@ -100,6 +102,20 @@ class Peering:
     def refused(self) -> Mapping[str, int]:
         """How many datagrams were not believed, by reason."""
         return self._channel.refused
+
+    def row(self) -> dict[str, Any]:
+        """Return what there is to see; see docs/director.md for the fields."""
+        status = self.status
+        return {
+            "here": status is not None,
+            "role": status.role if status else "",
+            "rank": status.rank if status else 0,
+            "agrees": _AGREES.get(self._agreed, "different"),
+            "differs": _DIFFERS.get(self._agreed, ""),
+            "refused": sum(self.refused.values()),
+            "refused_by": dict(self.refused),
+            "pins": len(self.pins),
+        }
 
     async def start(self) -> None:
         """Listen and speak.

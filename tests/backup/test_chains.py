@@ -301,6 +301,11 @@ def test_recovery_text_brings_a_chain_back(
     for number in (1, 2, 3):
         history.step(number)
         sent(standfast, history.full, vault.path)
+    # Once more whole, and what leads to the other one is gone: this one is taken.
+    sent(standfast, "--full", f"{history.full}@s2", vault.path)
+    listed = standfast("backup", "list", vault.path, "--json").json()["archives"]
+    first = next(a for a in listed if a["sequence"] == 1)
+    shutil.rmtree(vault.path / "archives" / first["archive"])
     text = (vault.path / "RECOVER.txt").read_text()
     script = "\n".join(ln[4:] for ln in text.splitlines() if ln.startswith("    "))
     target = f"stock-{os.urandom(3).hex()}"

@@ -64,7 +64,11 @@ The indented lines are a script for sh. Set the first four to your own values.
     CHAIN="$M"
     FROM=$(said from_guid "$M")
     while [ "${{FROM:-0}}" != 0 ]; do
-        M=$(grep -l "^    \"guid\": \"$FROM\"" "$OPEN"/*.json | tail -n 1)
+        M=""
+        for C in $(grep -l "^    \"guid\": \"$FROM\"" "$OPEN"/*.json); do
+            M=$C   # of several a full one
+            if [ "$(said from_guid "$C")" = 0 ]; then break; fi
+        done
         test -n "$M"
         CHAIN="$M $CHAIN"
         FROM=$(said from_guid "$M")

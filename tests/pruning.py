@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from conftest import Made, Standfast
+
     from standfast.backup.prune import Look
     from standfast.backup.removals import Removal
     from standfast.backup.stores import Store
@@ -32,6 +34,26 @@ if TYPE_CHECKING:
 DAY = 86_400
 START = 1_767_225_600  # 2026-01-01 00:00:00Z
 DAILY = Policy(daily=3, min_age=0)
+
+
+def pruned_and_rewrapped(command: Standfast, vault: Made) -> None:
+    """One machine does it all: what is removed is gone, what changes hands opens."""
+    place = vault.address
+    for name in ("one", "two"):
+        command("backup", "send", "--stdin", name, place, stdin=b"data")
+    command("backup", "prune", place, "--observe")
+    listed = command("backup", "list", place, "--json").json()["archives"]
+    ran = command("backup", "prune", place, "--drop", listed[0]["archive"], "--json")
+    assert 1 == ran.json()["removal"]
+    key = vault.key.with_name("new.key")
+    words = ("-i", vault.key, "--new-identity", key, "--rotate")
+    command("backup", "rewrap", place, *words)
+    command("backup", "send", "--stdin", "three", place, stdin=b"data")
+    ran = command("backup", "verify", place, "--level", "decrypt", "-i", key)
+    assert "2 of 2 archives are whole" in ran.out
+    ran = command("backup", "list", place, "-i", key, "--json")
+    assert ["two", "three"] == [a["name"] for a in ran.json()["archives"]]
+    command("backup", "list", place, "-i", vault.key, ok=12)
 
 
 @dataclasses.dataclass

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import ForkServer, Made, Standfast, incompressible, make_vault, need
+from pruning import pruned_and_rewrapped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Ran, Sshd
+    from objectstore import ObjectServer
 
 pytestmark = pytest.mark.system
 
@@ -134,6 +136,14 @@ def test_behind_ssh(standfast: Standfast, plain_sshd: Sshd, tmp_path: Path) -> N
     client = plain_sshd.client(standfast)
     address = plain_sshd.address("estate")
     a_life(make_estate(client, tmp_path / "estate", address))
+
+
+def test_in_object_storage(
+    standfast: Standfast, s3_server: ObjectServer, tmp_path: Path
+) -> None:
+    command = s3_server.command(standfast)
+    address = s3_server.address("vaults/many-hosts")
+    pruned_and_rewrapped(command, make_vault(command, tmp_path / "s3", address=address))
 
 
 def test_revoked(estate: Estate) -> None:

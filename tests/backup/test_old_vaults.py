@@ -73,3 +73,30 @@ def test_it_goes_on(standfast: Standfast, old: Path, pool: Pool) -> None:
     second = standfast("backup", "send", target, old, "--json").json()
     assert first["guid"] == second["from_guid"]
     assert "4 of 4 archives are whole" in standfast("backup", "verify", old).out
+
+
+def test_it_is_pruned_by_name(standfast: Standfast, old: Path) -> None:
+    """What says of itself neither dataset nor time goes only when a key tells."""
+    rules = ("--keep-daily", "1", "--min-age", "0")
+    key = ("-i", old.with_name("owner.key"))
+    found = standfast("backup", "prune", old, *rules, "--json").json()
+    assert [] == found["removed"]
+    reasons = {tuple(archive["reasons"]) for archive in found["archives"]}
+    assert {("cannot tell which dataset it is of",)} == reasons
+    for _ in range(2):
+        standfast("backup", "send", "--stdin", "old.txt", old, stdin=b"newer")
+    words = (*rules, "--trust-times", *key, "--json")
+    found = standfast("backup", "prune", old, *words).json()
+    kept = {a["name"] for a in found["archives"] if a["keep"]}
+    assert {"bakAx/a@first", "old.txt"} == kept
+    standfast("backup", "verify", old)
+
+
+def test_its_owner_changes(standfast: Standfast, old: Path) -> None:
+    """Its own files are written anew; what was sent to the old identity opens."""
+    key = old.with_name("new.key")
+    words = ("-i", old.with_name("owner.key"), "--new-identity", key, "--rotate")
+    standfast("backup", "rewrap", old, *words)
+    standfast("backup", "send", "--stdin", "new.txt", old, stdin=b"new bytes")
+    verdict = standfast("backup", "verify", old, "--level", "decrypt", "-i", key).out
+    assert "3 of 3 archives are whole" in verdict

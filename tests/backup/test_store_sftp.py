@@ -28,6 +28,7 @@ from faults import (
     through,
 )
 from places import Folder
+from pruning import pruned_and_rewrapped
 
 from standfast.backup.stores.sftp import SftpStore
 from standfast.errors import StoreError
@@ -172,6 +173,15 @@ def test_the_whole_way(standfast: Standfast, jailed: Sshd) -> None:
     raw[len(raw) // 2] ^= 1
     victim.write_bytes(raw)
     assert "00000003.zst.age" in client("backup", "verify", where, ok=13).out
+
+
+def test_pruned_and_rewrapped(
+    standfast: Standfast, jailed: Sshd, tmp_path: Path
+) -> None:
+    """Archives go, and the vault's own files are replaced, without a shell."""
+    client = jailed.client(standfast)
+    made = make_vault(client, tmp_path / "far", address=address(jailed))
+    pruned_and_rewrapped(client, made)
 
 
 def test_cut_and_gone_on_with(standfast: Standfast, jailed: Sshd) -> None:

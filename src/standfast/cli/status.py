@@ -7,6 +7,7 @@ area that this machine does not use is named and not judged.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,9 @@ def backups(arguments: argparse.Namespace) -> Part:
     path = arguments.config or find_config()
     if not arguments.config and not _exists(path):
         return Part("backups", f"none are set up here: no {path}", used=False)
+    if not os.access(path, os.R_OK):
+        # Not that it is wrong; it is not ours to see.
+        raise StandfastError(f"cannot read {path}: permission denied")
     return _backups(arguments, path)
 
 

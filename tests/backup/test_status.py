@@ -238,6 +238,10 @@ def test_the_command(watched: Watched) -> None:
     rows = {row["vault"]: row for row in watched.status(ok=0)["datasets"]}
     assert abs(rows["one"]["last_verified"]["unix"] - time.time()) < 60
     assert rows["two"]["last_verified"] is None
+    assert rows["one"]["last_proven_restorable"] is None
+    watched.standfast("backup", "drill", one.path, "-i", one.key)
+    rows = {row["vault"]: row for row in watched.status(ok=0)["datasets"]}
+    assert abs(rows["one"]["last_proven_restorable"]["unix"] - time.time()) < 60
 
     away = two.path.rename(watched.folder / "away")
     found = watched.status(ok=3)

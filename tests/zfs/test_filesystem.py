@@ -385,3 +385,18 @@ def test_pages_stay_small_whatever_comes_at_once() -> None:
     assert 15 <= part.part.pages
     assert {*range(8, 3020)} == part.numbers()
     assert incompressible(1 << 17, 3019) == part.records(3019)[1].held
+
+
+def test_lengths_that_would_fill_memory() -> None:
+    """A reference to exabytes, and a volume of them, are refused by their size."""
+    maker = simple_tree([(b"f", 8, REG)], guid=7)
+    maker.file(8, b"", size=1 << 62)
+    maker.refer(8, 0, 1 << 62, (7, 8, 0))
+    with pytest.raises(StreamError, match="cannot be"):
+        tree_of(maker.done()).read(8, 0, 10)
+    volume = StreamMaker("pool/vol@s", 3, kind=3)
+    volume.object(1, 23, block=8192)
+    volume.object(2, 24)
+    volume.write(2, 0, volume.micro_block([(b"size", (1 << 64) - 1)]), 24)
+    with pytest.raises(StreamError, match="how large"):
+        Volume(objects_of(volume.done()))

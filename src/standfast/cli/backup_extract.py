@@ -41,8 +41,9 @@ def _files(session: Session, browser: Browser, point: Point) -> int:
     progress = session.console.progress(f"extracting {point.name}", 0, session.clock)
     place = Place(Path(arguments.to), owners=owners)
     try:
-        with progress.shown() as add:
-            extraction = Extraction(browser, point, place, wishes, add)
+        # An index may have to be made first, which shows itself.
+        extraction = Extraction(browser, point, place, wishes, progress.add)
+        with progress.shown():
             result = extraction.run([path_bytes(path) for path in arguments.paths])
     finally:
         place.close()

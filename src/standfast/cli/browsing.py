@@ -14,7 +14,7 @@ from standfast.backup.browse.files import shown
 from standfast.backup.secret_files import read_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from standfast.backup.browse.catalogue import Point
     from standfast.backup.browse.files import File
@@ -43,20 +43,24 @@ def browsing(session: Session) -> Iterator[Browser]:
     trust = session.trust(vault)
     identity = session.identity(vault)
     secrets = [read_secret(name) for name in arguments.dataset_key]
-    progress = session.console.progress("making an index", 0, session.clock)
-    with progress.shown() as add:
-        looker = Looker(
-            identity=identity,
-            cache=cache_folder(os.environ),
-            tell=session.console.note,
-            progress=add,
-            secrets=secrets,
-        )
-        browser = Browser(vault, trust, looker)
-        try:
-            yield browser
-        finally:
-            browser.close()
+
+    def working(
+        title: str, size: int
+    ) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+        return session.console.progress(title, size, session.clock).shown()
+
+    looker = Looker(
+        identity=identity,
+        cache=cache_folder(os.environ),
+        tell=session.console.note,
+        working=working,
+        secrets=secrets,
+    )
+    browser = Browser(vault, trust, looker)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def path_bytes(path: str) -> bytes:

@@ -42,7 +42,8 @@ _MOST_XATTRS = 65_536
 _NUMBER_BITS, _MODE_SHIFT = (1 << 48) - 1, 60
 # Layout numbers have ten bits.
 _LAYOUT_DIGITS = 4
-_KEPT_FOLDERS = 16
+# Names of folders that are remembered, some 200 bytes each.
+_KEPT_ENTRIES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class FileSystem:
             raise StreamError(f"{last.name} is no file system but a {last.kind}")
         objects.unlock()
         self._folders: OrderedDict[int, list[DirEntry]] = OrderedDict()
+        self._kept = 0
         master = {e.name: e for e in self._zap(self._must(MASTER_NODE))}
         if b"ROOT" not in master:
             raise StreamError(f"{last.name} has no root folder")
@@ -124,8 +126,10 @@ class FileSystem:
         found = [_dir_entry(entry, number) for entry in self._zap(state)]
         found.sort(key=lambda entry: entry.name)
         self._folders[number] = found
-        if len(self._folders) > _KEPT_FOLDERS:
-            self._folders.popitem(last=False)
+        self._kept += len(found)
+        while self._kept > _KEPT_ENTRIES and len(self._folders) > 1:
+            _, old = self._folders.popitem(last=False)
+            self._kept -= len(old)
         return found
 
     def find(self, path: bytes) -> int:
@@ -293,7 +297,7 @@ class Volume:
         blocks = -(-told.extents.end // size) if size else 0
         entries = zap_entries(block, size, blocks, told.order)
         sizes = [entry.number() for entry in entries if entry.name == b"size"]
-        if len(sizes) != 1:
+        if len(sizes) != 1 or sizes[0] >= FOREVER:
             raise StreamError(f"{last.name} does not say how large it is")
         self.size = sizes[0]
 

@@ -51,6 +51,7 @@ _SLOT, _CORE, _POINTER, _MOST_POINTERS = 512, 192, 128, 3
 _SA_GENERATION, _ZNODE_GENERATION = 16, 64
 # A block by reference may lead to another such; senders never go deep.
 _DEEPEST = 64
+_LARGEST_BLOCK = 16 << 20
 _KEPT_BLOCKS = 4
 _KEPT_OBJECTS = 64
 
@@ -391,6 +392,8 @@ class _Step:
 
     def _byref(self, state: ObjectState, layout: _Layout, record: Record) -> None:
         offset, length, *reference = layout.byref.unpack_from(record.head)
+        if length > _LARGEST_BLOCK:
+            raise StreamError(f"a reference to {length} bytes cannot be")
         start, end = _stretch(offset, length)
         guid, number, place = reference
         state.references.append((guid, number, place))

@@ -8,6 +8,7 @@ as a restore proves them.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from standfast.backup.vault import Vault
     from standfast.zfs.outline import Outline, SubstreamOutline
 
+    Progress = Callable[[int, int], None]
+
+
+def quietly(_title: str, _size: int) -> AbstractContextManager[Progress]:
+    """Show nothing of long work."""
+    return nullcontext(lambda _plain, _stored: None)
+
 
 @dataclass(frozen=True)
 class Looker:
@@ -45,14 +53,15 @@ class Looker:
         identity: the vault identity.
         cache: folder of indexes made here.
         tell: is told of things on the side.
-        progress: of an index that is being made: (plaintext, stored) bytes.
+        working: shows long work, of a title and so many bytes, while it lasts; gives
+            what is told of (plaintext, stored) bytes.
         secrets: passphrases or keys of encrypted datasets, for what was sent raw.
     """
 
     identity: X25519Identity
     cache: Path
     tell: Callable[[str], None]
-    progress: Callable[[int, int], None] = lambda _plain, _stored: None
+    working: Callable[[str, int], AbstractContextManager[Progress]] = quietly
     secrets: Sequence[bytes] = ()
 
 
@@ -181,9 +190,11 @@ class Browser:
         parts = segments(
             self._vault, sealed.archive, manifest, self._looker.identity, Recognised()
         )
-        for piece in parts:
-            guard.see(piece)
-            self._looker.progress(len(piece), 0)
+        title = f"making the index of {manifest.name}"
+        with self._looker.working(title, manifest.size) as add:
+            for piece in parts:
+                guard.see(piece)
+                add(len(piece), 0)
         compare_stream(guard, manifest)
         made = maker.finish()
         if made is None:

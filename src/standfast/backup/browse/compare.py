@@ -71,10 +71,14 @@ class _Comparison:
     def __init__(self, first: FileSystem, second: FileSystem) -> None:
         self._first, self._second = first, second
         one, two = first.objects.chain, second.objects.chain
-        length = len(one)
-        self._follows = one == two[:length]
+        shared = min(len(one), len(two))
+        # One of them goes on from the other: what is in between says what changed.
+        self._follows = one[:shared] == two[:shared]
         # None means that anything may have changed.
-        self._touched = second.objects.changed_in(length) if self._follows else None
+        self._touched: set[int] | None = None
+        if self._follows:
+            later = first if len(one) > shared else second
+            self._touched = later.objects.changed_in(shared)
 
     def run(self) -> list[Difference]:
         """Walk both trees side by side; only what differs is remembered."""

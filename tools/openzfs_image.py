@@ -40,7 +40,8 @@ GUEST = (
     *("age", "minisign", "pigz", "scrypt", "zstd"),
 )
 BUILDER = (
-    *("linux-headers-cloud-amd64", "zfs-dkms"),
+    # gcc by name: to apt any compiler will do, and configure looks for `cc`.
+    *("linux-headers-cloud-amd64", "zfs-dkms", "gcc", "make"),
     *("coreutils", "dash", "diffutils", "findutils", "grep", "mawk", "sed"),
 )
 # Of the project's development packages, those that run tests.
@@ -71,6 +72,10 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devices /dev
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -opost 2>/dev/null
+for number in 0:stdin 1:stdout 2:stderr; do
+    ln -s "/proc/self/fd/${number%:*}" "/dev/${number#*:}"
+done
+ln -s /proc/self/fd /dev/fd
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs shared /dev/shm
 mount -t devpts terminals /dev/pts

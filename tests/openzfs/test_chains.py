@@ -10,6 +10,8 @@ import pytest
 from chains import History, destroy, our_marks, sent, zfs_fails
 from conftest import Made, Standfast, incompressible, make_vault
 
+from standfast.zfs.streams import token_guid
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -281,7 +283,6 @@ def test_a_restore_that_was_cut_goes_on(
     assert "-" != modern.get("receive_resume_token", name)
     ran = standfast(*words, f"{history.full}@s1", name, "-i", vault.key)
     assert "gives up what was kept of a restore that was cut" in ran.err
-    assert history.trees["s1"] == modern.pool.tree(target)
     # The first archive is there, of the second a part.
     cut_short(["zfs", "receive", "-s", "-F", name], streams[1])
     ran = standfast(*words, f"{history.full}@s2", name, "-i", vault.key)
@@ -305,6 +306,7 @@ def test_a_part_of_another_stream_is_kept(
     name = modern.name(f"back-{os.urandom(3).hex()}")
     cut_short(["zfs", "receive", "-s", name], stream)
     token = modern.get("receive_resume_token", name)
+    assert other.guid("s1") == str(token_guid(token))
     restoring = ("backup", "restore", vault.path, f"{history.full}@s1", name)
     for force in ((), ("--force",)):
         ran = standfast(*restoring, *force, "-i", vault.key, ok=2)

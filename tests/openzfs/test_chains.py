@@ -10,8 +10,6 @@ import pytest
 from chains import History, destroy, our_marks, sent, zfs_fails
 from conftest import Made, Standfast, incompressible, make_vault
 
-from standfast.zfs.streams import token_guid
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -306,7 +304,6 @@ def test_a_part_of_another_stream_is_kept(
     name = modern.name(f"back-{os.urandom(3).hex()}")
     cut_short(["zfs", "receive", "-s", name], stream)
     token = modern.get("receive_resume_token", name)
-    assert other.guid("s1") == str(token_guid(token))
     restoring = ("backup", "restore", vault.path, f"{history.full}@s1", name)
     for force in ((), ("--force",)):
         ran = standfast(*restoring, *force, "-i", vault.key, ok=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +19,6 @@ from standfast.zfs.streams import (
     estimate,
     exists,
     snapshot_facts,
-    token_guid,
 )
 
 if TYPE_CHECKING:
@@ -106,32 +104,3 @@ def test_names_pass_whole_or_not_at_all(dataset: str, snapshot: str) -> None:
     assert (dataset, snapshot) == found
     assert check_dataset(dataset) == dataset
     assert not set(dataset + snapshot) & set("'\"\\$;|&<>\n\0!")
-
-
-# A native little-endian nvlist with one pair, toguid: 40 bytes, its 7-byte name padded.
-TOGUID = b"".join(
-    [
-        bytes([0, 1, 0, 0]),
-        (0).to_bytes(4, "little") + (1).to_bytes(4, "little"),
-        (32).to_bytes(4, "little") + (7).to_bytes(2, "little") + bytes(2),
-        (1).to_bytes(4, "little") + (8).to_bytes(4, "little"),
-        b"toguid\0\0",
-        (1234567890123456789).to_bytes(8, "little"),
-        bytes(4),
-    ]
-)
-
-
-def test_the_guid_in_a_resume_token() -> None:
-    """The snapshot that a cut receive was of; 0 for what is no token."""
-    packed = zlib.compress(TOGUID)
-    token = f"1-abcdef-{len(TOGUID):x}-{packed.hex()}"
-    assert 1234567890123456789 == token_guid(token)
-    for cut in range(len(token)):
-        assert token_guid(token[:cut]) in {0, 1234567890123456789}
-    assert 0 == token_guid("1-2-3-zz")
-
-
-@given(st.text(max_size=40))
-def test_any_token(text: str) -> None:
-    assert isinstance(token_guid(text), int)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -97,7 +98,10 @@ def chromium(prefix: Sequence[str] = ()) -> Iterator[Browser]:
     """Start a browser, behind the words of ``prefix`` (``ip netns exec ...``)."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="standfast-chromium-") as folder:
+    # Its helpers may write into the folder for a moment after they were killed.
+    with tempfile.TemporaryDirectory(
+        prefix="standfast-chromium-", ignore_cleanup_errors=True
+    ) as folder:
         argv = [*prefix, "chromium", *FLAGS, f"--user-data-dir={folder}"]
         # The browser wants exactly 3 and 4; sh moves ours there.
         shell = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"'
@@ -108,13 +112,14 @@ def chromium(prefix: Sequence[str] = ()) -> Iterator[Browser]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "HOME": folder},
+            start_new_session=True,
         )
         os.close(theirs_in)
         os.close(theirs_out)
         try:
             yield Browser(ours_out, ours_in)
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=20)
             os.close(ours_out)
             os.close(ours_in)

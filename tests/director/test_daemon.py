@@ -10,36 +10,26 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import need
+from labs import built_lab
 
-from standfast.clock import SystemClock
 from standfast.director.control import ControlError
-from standfast.director.lab.rig import NEEDS, Rig
-from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from standfast.director.lab.rig import Rig
 
 pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    need(*NEEDS)
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
+    with built_lab() as rig:
         rig.start_director("a", election="none")
         rig.give_addresses("a")
         rig.wait_up("a")
         rig.wait(lambda: rig.role("a") == "master", "a does not begin")
         yield rig
-    finally:
-        rig.close()
-        host.close()
 
 
 def director(rig: Rig, *words: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import ROOT, need
+from labs import built_lab
 from prometheus_client.parser import text_string_to_metric_families
 
-from standfast.clock import SystemClock
 from standfast.director.control import ControlError
-from standfast.director.lab.rig import NEEDS, NODES, VIRTUAL, Rig, python
+from standfast.director.lab.rig import NODES, VIRTUAL, Rig, python
 from standfast.director.lab.scenarios import pair
-from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +31,8 @@ COMMAND = [sys.executable, "-m", "standfast", "director"]
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    need(*NEEDS)
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
+    with built_lab() as rig:
         yield rig
-    finally:
-        rig.close()
-        host.close()
 
 
 def seen(rig: Rig, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import Browser, chromium, shown_after
-from conftest import need
+from labs import lab_of_two
 from prometheus_client.parser import text_string_to_metric_families
-
-from standfast.clock import SystemClock
-from standfast.director.lab.rig import NEEDS, Rig
-from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from standfast.director.lab.rig import Rig
 
 pytestmark = pytest.mark.system
 
@@ -29,21 +26,8 @@ WITHIN = 1.0
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    need(*NEEDS, "chromium", "curl")
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
-        for name in ("a", "b"):
-            rig.start_director(name, election="vrrp", more=STATUS)
-            rig.wait_up(name)
-        rig.wait(lambda: rig.role("a") == "master", "a does not take the addresses")
+    with lab_of_two("chromium", "curl", more=STATUS) as rig:
         yield rig
-    finally:
-        rig.close()
-        host.close()
 
 
 STATUS = f'[status]\nlisten = "127.0.0.1:{PORT}"\n'

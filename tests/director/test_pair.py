@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,11 +10,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import need
+from labs import lab_of_two
 
-from standfast.clock import SystemClock
-from standfast.director.lab.rig import NEEDS, VIRTUAL, Rig
-from standfast.host.local import LocalHost
+from standfast.director.lab.rig import VIRTUAL, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,21 +22,8 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    need(*NEEDS)
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
-        for name in ("a", "b"):
-            rig.start_director(name, election="vrrp")
-            rig.wait_up(name)
-        rig.wait(lambda: rig.role("a") == "master", "a does not take the addresses")
+    with lab_of_two() as rig:
         yield rig
-    finally:
-        rig.close()
-        host.close()
 
 
 def agreed(rig: Rig) -> None:

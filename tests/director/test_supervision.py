@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 from conftest import need, wait_until
+from labs import built_lab
 
 from standfast.cli.director_log import in_journal
-from standfast.clock import SystemClock
-from standfast.director.lab.rig import NEEDS, Rig
-from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from standfast.director.lab.rig import Rig
 
 pytestmark = pytest.mark.system
 
@@ -30,19 +30,10 @@ WATCHDOG = 0.4
 
 @pytest.fixture(scope="module")
 def built() -> Iterator[Rig]:
-    need(*NEEDS)
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    host = LocalHost()
-    rig = Rig(host, SystemClock())
-    try:
-        rig.build()
+    with built_lab() as rig:
         rig.start_director("a", election="none")  # writes its configuration, too
         stop(rig)
         yield rig
-    finally:
-        rig.close()
-        host.close()
 
 
 @pytest.fixture

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +15,12 @@ from conftest import need
 from standfast.clock import SystemClock
 from standfast.director.lab.rig import NEEDS, Rig
 from standfast.director.lab.scenarios import single
-from standfast.director.lab.table import SCENARIOS, play
+from standfast.director.lab.table import PATIENT, SCENARIOS, play
 from standfast.host.local import LocalHost
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from standfast.director.model import Family, Mode
 
 pytestmark = pytest.mark.system
@@ -83,3 +89,42 @@ def test_without_conntrack_flows_are_kept_counted_and_cut(
     finally:
         rig.close()
         host.close()
+
+
+def lab(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "standfast", "director", "lab", *words]
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | env,
+    )
+
+
+def test_the_command_plays_two_at_once_and_tells_in_order() -> None:
+    """One that is patient runs beside the other; the document keeps the order."""
+    need(*NEEDS)
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for network namespaces")
+    assert "forged" not in PATIENT
+    assert "wrong-file" in PATIENT
+    played = lab("wrong-file", "forged", "--json")
+    names = [row["scenario"] for row in json.loads(played.stdout)["findings"]]
+    assert (0, ["wrong-file", "forged"]) == (played.returncode, names)
+
+
+def test_a_scenario_that_cannot_be_played_is_no_success(tmp_path: Path) -> None:
+    """Without ucarp the reason is said, and the status is 1."""
+    need(*NEEDS)
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for network namespaces")
+    for name in NEEDS:
+        place = shutil.which(name)
+        assert place is not None
+        (tmp_path / name).symlink_to(place)
+    played = lab("peer-ucarp", PATH=str(tmp_path))
+    assert 1 == played.returncode
+    assert "peer-ucarp: this scenario needs ucarp" in played.stderr
+    assert "0 of 1 scenarios held their bars" in played.stdout

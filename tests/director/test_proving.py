@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import need
@@ -24,6 +25,9 @@ from standfast.director.preflight import (
 from standfast.director.tcp_packet import Flag, Segment, decode, encode
 from standfast.errors import UsageError
 from standfast.testing.host import ScriptedHost
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ports = st.integers(1, 65535)
 numbers = st.integers(0, 2**32 - 1)
@@ -169,3 +173,23 @@ def test_check_warns_of_what_would_surprise() -> None:
         preflight(quiet, ScriptedHost([])).notes,
         preflight(quiet, ScriptedHost([])).missing,
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "complaint"),
+    [
+        (0o644, "secret", "others may read"),
+        (0o600, "", "is empty"),
+        (None, "", "no such file"),
+    ],
+)
+def test_check_refuses_a_passphrase_that_is_none(
+    tmp_path: Path, mode: int | None, text: str, complaint: str
+) -> None:
+    path = tmp_path / "passphrase"
+    if mode is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    config = configured(f'kind = "vrrp"\npassphrase_file = "{path}"')
+    (lack,) = preflight(parse_config(config), ScriptedHost([])).missing
+    assert complaint in lack.lower()

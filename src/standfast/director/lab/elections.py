@@ -33,7 +33,6 @@ DEAD_INTERVAL = 0.4
 CARP_TAKEOVER_BAR = 4.5
 # TCP's retransmission after that, at 6.2 s.
 CARP_STALL_BAR = 7.0
-RELEASE_WAIT = "3s"
 
 
 def director_killed(rig: Rig) -> Finding:

@@ -104,6 +104,7 @@ def read_kit(text: str, source: str) -> Kit:
     Raises:
         UsageError: it is no kit, or one of a release that remembered nothing.
     """
+    text = text.replace("\r\n", "\n")
     kit = _from_json(text) if text.lstrip().startswith("{") else _from_page(text)
     if kit is None:
         raise UsageError(

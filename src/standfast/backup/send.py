@@ -37,10 +37,10 @@ from standfast.backup.model import (
     segment_name,
 )
 from standfast.backup.sealing import Past, Recipe, SealingLine
-from standfast.backup.state import COMMITTED, RESERVED, Sent
+from standfast.backup.state import COMMITTED, RESERVED, SENDER, Sent
 from standfast.backup.sums import NONE, Statement, format_sums, line_name, line_of_bytes
 from standfast.backup.underway import Begun
-from standfast.backup.vault import vault_recipient
+from standfast.backup.vault import vault_recipient, with_own_key
 from standfast.clock import utc_text
 from standfast.errors import (
     CommandError,
@@ -445,6 +445,7 @@ def _commit(
     vault.store.put(f"{folder}/{SUMS}", sums)
     vault.store.make_stable(folder)
     _expect_base(vault, plan.base)
+    vault = with_own_key(vault, SENDER)
     key = vault.state.make_signer_key()
     drafted = Statement(
         kind="archive",

@@ -40,7 +40,7 @@ def drain(arguments: argparse.Namespace) -> int:
     if left is None and (arguments.wait or deadline is not None):
         raise StandfastError(
             f"{arguments.backend} drains, but nobody can tell how many are left",
-            hint="connections are counted in mode nat, with conntrack installed",
+            hint="is conntrack installed? mode nat counts with it",
         )
     told = None
     while (arguments.wait or deadline is not None) and left:

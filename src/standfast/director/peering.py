@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("standfast.director")
 
 LOOK_SECONDS = 1.0
+# Listing very many flows takes long; it is followed by so many times that of rest.
+LOOK_PAUSE = 4
 # Tables of two directors differ for a moment whenever one sees a change first.
 DIFFERENCE_SECONDS = 5.0
 # A peer that lives is heard five times in so long.
@@ -145,12 +147,14 @@ class Peering:
             self._drop_old()
             self._ours = (status.configuration, status.digest)
             self._compare()
+            began = self._clock.monotonic()
             if self._holds():
                 await self._push(wanted)
             else:
                 self.pushed = ()
                 self._channel.push(())
-            await asyncio.sleep(LOOK_SECONDS)
+            took = self._clock.monotonic() - began
+            await asyncio.sleep(max(LOOK_SECONDS, LOOK_PAUSE * took))
 
     def order(self, orders: tuple[Told, ...]) -> None:
         """Let the peer know the orders that were given here."""

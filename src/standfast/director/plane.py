@@ -31,6 +31,10 @@ log = logging.getLogger("standfast.director")
 LINGER_SECONDS = 0.15
 
 
+# Of its own length a look is followed by so much rest: a fifth of the time at most.
+LOOK_PAUSE = 4
+
+
 class Plane:
     """Makes the kernel hold what is wanted.
 
@@ -105,11 +109,16 @@ class Plane:
         self._dirty.set()
 
     async def work(self, every: float) -> None:
-        """Make true what is wanted, at each mark and every few seconds, for ever."""
+        """Make true what is wanted, at each mark and every few seconds, for ever.
+
+        Where a look takes long, as with very many learned flows, they come less often.
+        """
+        loop, pause = asyncio.get_running_loop(), every
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
+                async with asyncio.timeout(pause):
                     await self._dirty.wait()
+            began = loop.time()
             try:
                 await self.settle()
             except StandfastError as error:
@@ -120,6 +129,7 @@ class Plane:
                 self.trouble = error.message
                 self._dirty.clear()
                 await asyncio.sleep(min(every, 1.0))
+            pause = max(every, LOOK_PAUSE * (loop.time() - began))
 
     async def settle(self) -> None:
         """Make true what is wanted, now.

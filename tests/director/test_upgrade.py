@@ -124,10 +124,14 @@ def stop_all(rig: Rig, name: str) -> None:
 
 
 def upgrade(
-    rig: Rig, *before: str, command: Sequence[str], path: str = ""
+    rig: Rig,
+    *before: str,
+    command: Sequence[str],
+    path: str = "",
+    where: str = "a",
 ) -> tuple[int, dict[str, Any], str]:
     # On the director, as its witnesses are clients of the backends.
-    argv = ["ip", "netns", "exec", rig.space("a")]
+    argv = ["ip", "netns", "exec", rig.space(where)]
     argv += [sys.executable, "-m", "standfast", "director", "upgrade", *before]
     argv += ["--socket", str(rig.folder / "a.ctl"), "--json", "--", *command]
     env = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
@@ -173,6 +177,25 @@ def test_nobody_notices_and_the_report_says_so(rig: Rig) -> None:
         assert turn["seconds"] > 2
     assert all(before[name] != pids(rig, name) for name in NODES)
     assert {"ok"} == set(rig.result(load))
+
+
+@pytest.mark.system
+def test_a_client_outside_watches_through_the_virtual_address(rig: Rig) -> None:
+    """From where no backend can be reached; its page turns bad on the new binary."""
+    url = ["--check-url", "http://10.50.0.100/"]
+    code, report, said = upgrade(rig, "h1", *url, command=replaced(rig), where="client")
+    assert 0 == code, said
+    assert report["turns"][0]["requests"] > 20
+    assert {} == report["turns"][0]["counters"]
+    spoil(rig, "  http-request return status 500 unless { hdr(user-agent) standfast }")
+    more = [*url, "--soak", "5s"]
+    code, report, said = upgrade(
+        rig, "h2", *more, command=replaced(rig, "{name}.bad"), where="client"
+    )
+    assert 1 == code
+    assert "h2: errors rise: " in said
+    assert report["turns"][0]["bad"] > 0
+    assert "draining" == rig.states("a")["h2"]
 
 
 @pytest.mark.system

@@ -73,6 +73,9 @@ class Watch:
             for name, node in self._nodes().items()
             if node["page"] is not None
         }
+        # Whom this host cannot ask before, it cannot judge by that afterwards.
+        words = {name: _word(page) for name, page in self.pages.items()}
+        self.pages = {n: page for n, page in self.pages.items() if words[n] == "ok"}
         self.url = parse_url(arguments.check_url) if arguments.check_url else None
         targets = {"": self.url} if self.url else self.pages
         self.witness = Witness(targets)
@@ -119,7 +122,7 @@ class Watch:
             return "ok"
         if self.url is not None and not self.url.tls and not page.tls:
             page = Target(page.ip, page.port, self.url.path, self.url.host)
-        return asyncio.run(first_word(page))
+        return _word(page)
 
     def _nodes(self) -> dict[str, Any]:
         try:
@@ -127,6 +130,10 @@ class Watch:
         except ControlError:
             return {}
         return nodes
+
+
+def _word(page: Target) -> str:
+    return asyncio.run(first_word(page))
 
 
 class Course:

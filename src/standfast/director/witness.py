@@ -22,6 +22,9 @@ from standfast.errors import UsageError
 PATIENCE = 5.0
 PAUSE = 0.05
 CLIENTS = 4
+# Every other client begins anew after so many requests, as most clients of a site do:
+# who keeps a connection never meets a backend that has just come back.
+ANEW = 5
 BAD = 500
 
 
@@ -107,11 +110,13 @@ class Witness:
     async def _ask_all(self) -> None:
         async with asyncio.TaskGroup() as group:
             for name, target in self._targets.items():
-                for _ in range(CLIENTS):
-                    group.create_task(self._client(name, target))
+                for number in range(CLIENTS):
+                    anew = ANEW if number % 2 else 0
+                    group.create_task(self._client(name, target, anew))
 
-    async def _client(self, name: str, target: Target) -> None:
+    async def _client(self, name: str, target: Target, anew: int) -> None:
         link: _Link | None = None
+        asked = 0
         while not self._over.is_set():
             await asyncio.sleep(PAUSE)
             if link is None:
@@ -122,7 +127,8 @@ class Witness:
                     continue
             word, keeps = await link.ask(target)
             self.seen[word] += 1
-            if not keeps:
+            asked += 1
+            if not keeps or (anew and asked % anew == 0):
                 link.close()
                 link = None
         if link is not None:

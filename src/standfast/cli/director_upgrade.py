@@ -163,6 +163,7 @@ def _turn(arguments: argparse.Namespace, course: Course, console: Console) -> Tu
     watch = course.watch
     name, clock = course.name, course.clock
     console.note(course.order("drain"))
+    course.await_table(parse_duration(arguments.deadline))
     clock.sleep(parse_duration(arguments.settle))
     course.left = _rows(arguments.socket, name)[name]["connections"]
     _run(arguments, course)

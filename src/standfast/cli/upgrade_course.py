@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from standfast.cli.director_ask import POLL
 from standfast.clock import SystemClock
 from standfast.director.control import ControlError, ask
 from standfast.director.upgrading import (
@@ -183,6 +184,21 @@ class Course:
         else:
             self.watch.witness.rest(self.name)
         return sentence
+
+    def await_table(self, seconds: float) -> None:
+        """Wait until the kernel sends nobody new there; until then nothing stops.
+
+        Raises:
+            TurnError: it does not come to that.
+        """
+        end = self.clock.monotonic() + seconds
+        while True:
+            seen = ask(self.arguments.socket, {"do": "status", "backends": []})
+            if not seen["pending"] and not seen["trouble"]:
+                return
+            if self.clock.monotonic() > end:
+                self.fail(f"the data plane does not follow: {seen['trouble']}")
+            self.clock.sleep(POLL / 10)
 
     def check(self) -> None:
         """Stop when errors have risen.

@@ -257,6 +257,7 @@ class Daemon:
             "guard": self.plane.guard,
             "digest": digest(wanted),
             "trouble": self.plane.trouble,
+            "pending": self.plane.pending,
             "transactions": self.plane.applied,
             "probes": self.probed,
             "now": self._clock.now(),

@@ -131,6 +131,7 @@ class Mastership:
         self._role = Role.INIT
         self._begun = False
         self._fresh = True
+        self._pinned = False
         self._taken = 0.0
         self._barred_until = float("-inf")
         self._barred_for = BARRED_SECONDS[0]
@@ -308,5 +309,12 @@ class Mastership:
             holder=self.role is Role.MASTER,
             # Without a backend nobody could have answered.
             unproved=unproved if healthy else "",
-            pinned=self._peering.settled() if self._peering else True,
+            pinned=self._has_pins(),
         )
+
+    def _has_pins(self) -> bool:
+        """Return whether the holder's pins have come at our start, and are loaded."""
+        if not self._pinned:
+            told = self._peering is None or self._peering.settled()
+            self._pinned = told and not self._plane.pending
+        return self._pinned

@@ -104,6 +104,11 @@ class Plane:
         """Return whether the rules are in the kernel; None before the first look."""
         return False if self.trouble else self._loaded
 
+    @property
+    def pending(self) -> bool:
+        """Whether something that was decided is not carried out yet."""
+        return self._dirty.is_set() or self._lock.locked()
+
     def mark(self) -> None:
         """Say that something may have to change."""
         self._dirty.set()

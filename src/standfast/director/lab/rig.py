@@ -362,6 +362,13 @@ class Rig:
             f"{name} does not come to see {wanted}",
         )
 
+    def wait_done(self, name: str) -> None:
+        """Wait until a director has carried out what it decided."""
+        self.wait(
+            lambda: not self.ask(name, do="status", backends=[])["pending"],
+            f"{name} does not carry out what it decided",
+        )
+
     def wait_up(self, name: str) -> None:
         """Wait until a director sees all backends up."""
         self.wait_states(name, **dict.fromkeys(NODES, "up"))

@@ -120,6 +120,7 @@ def rolling_upgrade(rig: Rig) -> Finding:
     start = rig.clock.monotonic()
     for name in NODES:
         rig.ask("a", do="drain", backend=name)
+        rig.wait_done("a")
         rig.clock.sleep(0.3)
         rig.kill(name, signal.SIGUSR1)
         rig.wait_end(name)

@@ -90,6 +90,7 @@ class Way:
     """A data plane whose way works or not."""
 
     guard = True
+    pending = False
 
     def __init__(self, *, works: bool) -> None:
         self.works = works

@@ -71,6 +71,11 @@ class Hand(Protocol):
         """Whether the door is closed."""
         ...
 
+    @property
+    def pending(self) -> bool:
+        """Whether something that was decided is not carried out yet."""
+        ...
+
     def loaded(self) -> bool | None:
         """Return whether the rules are in the kernel; None when nobody looked."""
         ...

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import heapq
 import sys
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from itertools import pairwise
@@ -46,6 +47,8 @@ WHERE, HELD, ROW = HEAD_BYTES, HEAD_BYTES + 8, HEAD_BYTES + 12
 _LARGEST_PAGE = 32 << 20
 _LARGEST_TABLE = 1 << 30
 _DIGEST = 16
+# Questions after which a list is worth its making, and the records of which it is made.
+_OFTEN, _SMALL = 64, 200_000
 # A chain of a year of days wants a page of each at a time.
 KEPT_BYTES = 128 << 20
 COUNT = Struct("<I")
@@ -350,6 +353,9 @@ class SubstreamOutline:
         after = np.minimum.accumulate(pages["first"][::-1])[::-1]
         self._after: list[int] = after.tolist()
         self._frees = _disjoint(frees)
+        self._total = int(pages["records"].sum())
+        self._asked = 0
+        self._numbers: array[int] | None = None
 
     @property
     def guid(self) -> int:
@@ -372,6 +378,8 @@ class SubstreamOutline:
         Raises:
             DamagedError: the outline is damaged.
         """
+        if not self._mentions(number):
+            return []
         found: list[Record] = []
         first = bisect_left(self._before, number)
         last = bisect_right(self._after, number)
@@ -380,6 +388,20 @@ class SubstreamOutline:
                 page = self._outline.page(self._pages[index], self.order)
                 found += page.records(number)
         return found
+
+    def _mentions(self, number: int) -> bool:
+        """Return False where no record speaks of an object, as far as that is known.
+
+        Most increments of a long chain say nothing of most objects. Whoever asks
+        often gets a list of those that a small one does speak of.
+        """
+        if self._numbers is None:
+            self._asked += 1
+            if self._asked < _OFTEN or self._total > _SMALL:
+                return True
+            self._numbers = array("Q", sorted(self.numbers()))
+        index = bisect_left(self._numbers, number)
+        return index < len(self._numbers) and self._numbers[index] == number
 
     def numbers(self) -> set[int]:
         """Return the objects that any record names; freed ranges not among them."""

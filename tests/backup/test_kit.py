@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast.backup.kit import KitSigner, compare_kit, kit_lines, read_kit
-from standfast.backup.memory import Seen, observe
+from standfast.backup.memory import CLOCK_SLACK, Seen, observe
 from standfast.backup.minisign import SecretKey
 from standfast.backup.model import VaultInfo, decode, encode
 from standfast.backup.proof import COMMITTED, Archive, Survey
@@ -145,5 +145,7 @@ def test_a_time_lies_between_two_looks(
         assert len(orders) == len(set(orders))
         assert seen == decode(encode(seen), Seen, "test")
         before = now
-    with pytest.raises(StandfastError, match="clock is 1 s behind"):
-        observe(seen, Survey(), {"RWkey": ""}, found[-1][0] - 1)
+    assert seen == observe(seen, Survey(), {"RWkey": ""}, found[-1][0] - CLOCK_SLACK)
+    late = found[-1][0] - CLOCK_SLACK - 1
+    with pytest.raises(StandfastError, match="clock is 301 s behind"):
+        observe(seen, Survey(), {"RWkey": ""}, late)

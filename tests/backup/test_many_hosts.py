@@ -16,7 +16,7 @@ from pruning import pruned_and_rewrapped
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Ran, Sshd
+    from conftest import Pool, Ran, Sshd
     from objectstore import ObjectServer
 
 pytestmark = pytest.mark.system
@@ -144,6 +144,39 @@ def test_in_object_storage(
     command = s3_server.command(standfast)
     address = s3_server.address("vaults/many-hosts")
     pruned_and_rewrapped(command, make_vault(command, tmp_path / "s3", address=address))
+
+
+def test_chains_of_a_real_dataset(
+    standfast: Standfast, tmp_path: Path, pool: Pool
+) -> None:
+    """zfs_uploader#77: what a kept increment needs stays; a full one frees it."""
+    web = dated(standfast)
+    dataset = pool.dataset("pruned", {"file": incompressible(100_000)})
+    vault = make_vault(web, tmp_path / "vault")
+    prune = ("backup", "prune", vault.path)
+    web(*prune, "--observe")
+    for day in range(1, 6):
+        place = pool.mount / "pruned" / f"day{day}"
+        place.write_bytes(incompressible(9_000, day))
+        pool.zfs("snapshot", f"{dataset}@d{day}")
+        full = ("--full",) if day == 4 else ()
+        web.on(day)("backup", "send", f"{dataset}@d{day}", vault.path, *full)
+        web(*prune, "--observe")
+    words = (*prune, "--keep-daily", "3", "--min-age", "0", "--json")
+    found = web.on(6)(*words).json()
+    assert [] == found["removed"]
+    why = [reason for a in found["archives"] for reason in a["reasons"]]
+    assert 2 == sum("is an increment on it" in reason for reason in why)
+    found = web(*words[:4], "2", *words[5:]).json()
+    assert 3 == len(found["removed"])
+    web("backup", "verify", vault.path)
+    # The sender plans on what is left.
+    pool.zfs("snapshot", f"{dataset}@d6")
+    sent = web.on(6)("backup", "send", f"{dataset}@d6", vault.path, "--json").json()
+    assert sent["from_guid"]
+    target = f"{pool.name}/pruned-back"
+    web("backup", "restore", vault.path, f"{dataset}@d6", target, "-i", vault.key)
+    assert pool.tree("pruned") == pool.tree("pruned-back")
 
 
 def test_revoked(estate: Estate) -> None:

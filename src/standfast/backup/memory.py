@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from standfast.backup.state import VaultState
 
 
+# A clock that is set right by ntp steps back a little, and nothing hangs on it.
+CLOCK_SLACK = 300
+
+
 class SeenArchive(msgspec.Struct, frozen=True, kw_only=True):
     """One archive, as it was when it was first seen whole.
 
@@ -126,14 +130,15 @@ def observe(
         vouched: the owner says that the signed times are good, for all that has none.
 
     Raises:
-        StandfastError: the clock is behind an earlier look.
+        StandfastError: the clock is far behind an earlier look.
     """
     latest = max(seen.observed.values(), default=now)
-    if latest > now:
+    if latest > now + CLOCK_SLACK:
         raise StandfastError(
             f"this machine's clock is {latest - now} s behind an earlier run of prune",
             hint="set the clock; nothing was removed",
         )
+    now = max(now, latest)
     recorder = _Recorder(seen, signers, now, vouched=vouched)
     fresh = [a for a in survey.archives if a.standing == COMMITTED]
     if vouched:

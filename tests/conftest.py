@@ -343,10 +343,11 @@ def pool(zfs_daemon: None) -> Iterator[Pool]:  # noqa: ARG001 - it must run firs
     try:
         yield Pool(name, mount)
     finally:
-        for _ in range(100):
+        # On a busy machine zfs-fuse lets go of a mount half a minute later.
+        for _ in range(300):
             if destroyed(name):
                 break
-            time.sleep(0.1)
+            time.sleep(0.2)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -125,7 +125,10 @@ class Plane:
                     await self._dirty.wait()
             began = loop.time()
             try:
-                await self.settle()
+                if self._dirty.is_set():
+                    await self._at_once()
+                else:
+                    await self.settle()
             except StandfastError as error:
                 if error.message != self.trouble:
                     log.error(  # noqa: TRY400 - a sentence, no trace
@@ -157,6 +160,15 @@ class Plane:
             self.trouble = ""
             self.observed = observed
             self._loaded = observed.present
+
+    async def _at_once(self) -> None:
+        """Carry out a decision from what was seen last; look first if that fails."""
+        self._dirty.clear()
+        try:
+            await self._hasten()
+        except StandfastError as error:
+            log.info("looks again: %s", error.message)
+            await self.settle()
 
     async def _hasten(self) -> None:
         """Make true what is wanted, from what was seen last: a takeover counts ms.

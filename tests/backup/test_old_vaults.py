@@ -49,11 +49,11 @@ def test_it_verifies(standfast: Standfast, old: Path) -> None:
 def test_it_restores(standfast: Standfast, old: Path, pool: Pool) -> None:
     """Every file of the old snapshot comes back, and the bytes that were piped in."""
     key = ("-i", old.with_name("owner.key"))
-    target = f"{pool.name}/from-old"
+    target = f"{pool.name}/from-first-release"
     standfast("backup", "restore", old, "bakAx/a@first", target, *key)
     found = {
         name: hashlib.sha256(data).hexdigest()
-        for name, data in pool.tree("from-old").items()
+        for name, data in pool.tree("from-first-release").items()
     }
     assert FILES.items() <= found.items()
     out = standfast.folder / "out"

@@ -26,7 +26,7 @@ import scratch
 from openzfs_image import ROOT, Image, make_disk, make_image
 
 # A guest that has not ended by then never will; far above what the tests take.
-GUEST_SECONDS = 30 * 60
+GUEST_SECONDS = 45 * 60
 PROJECT_BYTES = 256 << 20
 STATUS = "guest-status: "
 PARTS = ("src", "tests", "pyproject.toml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from standfast.director.lab.rig import VIRTUAL
@@ -60,6 +61,9 @@ class Keepalived:
         place.write_text(text, encoding="ascii")
         place.chmod(0o600)
         pids = [str(self._rig.folder / f"keepalived.{end}") for end in ("pid", "vrrp")]
+        for pid in pids:
+            # Of one that was killed, whose number may stand for a while yet.
+            Path(pid).unlink(missing_ok=True)
         argv = ["keepalived", "--dont-fork", "--vrrp", "-f", str(place)]
         argv += ["-p", pids[0], "-r", pids[1]]
         self._rig.start(self.name, argv, space="b")
@@ -115,6 +119,8 @@ def play(rig: Rig, other: Neighbour, election: str, bar: float) -> Finding:
     turns: dict[str, float] = {}
     ours()
     rig.wait(lambda: _alone(rig, "a"), "ours does not take the address")
+    # A newcomer holds back for a moment, and until then the other is rightly better.
+    rig.wait(lambda: _rank(rig) > 1, "ours does not come to its rank")
     other.start(better=False)
     _stays(rig, "a", 4 * bar)
     turns["ours stopped"] = _until(rig, "b", lambda: rig.kill("a", signal.SIGTERM))
@@ -140,6 +146,10 @@ def play(rig: Rig, other: Neighbour, election: str, bar: float) -> Finding:
 
 
 _BARRED = ("ours stopped", "ours killed", "it is killed")
+
+
+def _rank(rig: Rig) -> int:
+    return int(rig.ask("a", do="status", backends=[])["rank"])
 
 
 def _alone(rig: Rig, name: str) -> bool:
